@@ -1,0 +1,1 @@
+"""trtbuild: one recipe in, a validated engine out."""

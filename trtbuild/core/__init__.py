@@ -1,0 +1,1 @@
+"""The words of the house: values, errors, stages and roles. No library but pydantic and numpy."""

@@ -1,0 +1,46 @@
+"""The machine as a step may depend on it: processor, libraries. Read without importing any of them."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+
+
+@cache
+def processor() -> str:
+    """The processor's name and the vector extensions that change which kernels are fastest."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name = facts.get("model name", platform.machine())
+    flags = set(facts.get("flags", facts.get("Features", "")).split())
+    notable = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "i8mm", "sve")
+    return " ".join([name, *(flag for flag in notable if flag in flags)])
+
+
+@cache
+def core_count() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@cache
+def package_version(name: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+FACTS = {
+    "processor": processor,
+    "cores": lambda: str(core_count()),
+    "python": platform.python_version,
+}
+"""Machine facts that a backend may declare to depend on, by name."""

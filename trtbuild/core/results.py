@@ -1,0 +1,122 @@
+"""What steps found: frozen values, saved as JSON, shown by renderers that only read them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from trtbuild.core.values import Result
+
+
+class LayerCoverage(Result):
+    """One module that quantization asked for, and how far it got."""
+
+    module: str
+    """Module path, as in the PyTorch model."""
+    format: str
+    """The format asked for: int8, int8_sq, w8a16."""
+    inserted: bool
+    """Whether its nodes carry Q/DQ in the ONNX graph."""
+    ran: str = ""
+    """The precision the engine runs it in; empty while no engine was asked."""
+    reason: str = ""
+    """Why it was not inserted, or does not run quantized."""
+
+
+class Coverage(Result):
+    """Asked, inserted, ran: the coverage contract of one variant."""
+
+    layers: list[LayerCoverage] = []
+    """Every module that was asked for."""
+    smoothing_folded: int = 0
+    """SmoothQuant scales that disappeared into a preceding norm or linear."""
+    smoothing_left: list[str] = []
+    """Modules whose SmoothQuant scale stays a Mul in the graph, because nothing before them can absorb it."""
+    kept_high: dict[str, str] = {}
+    """Modules that quantization left alone, each with the reason."""
+
+    @property
+    def asked(self) -> int:
+        """Modules asked for."""
+        return len(self.layers)
+
+    @property
+    def inserted(self) -> int:
+        """Modules whose nodes carry Q/DQ in the graph."""
+        return sum(layer.inserted for layer in self.layers)
+
+    @property
+    def ran(self) -> int:
+        """Modules that the engine runs with quantized weights."""
+        return sum(bool(layer.ran) and not layer.reason for layer in self.layers)
+
+
+class TensorAgreement(Result):
+    """How one output tensor compares with another run's, over all evaluation samples."""
+
+    cosine_mean: float
+    """Mean over samples of the cosine similarity of the flattened tensors."""
+    cosine_min: float
+    """The least of them."""
+    snr_db: float
+    """Mean signal-to-noise ratio in dB, the other run being the signal."""
+    max_abs_error: float
+    """The greatest absolute difference of any element."""
+
+
+class Comparison(Result):
+    """An engine's outputs against its reference engine and against the FP32 model."""
+
+    samples: int
+    """Evaluation batches compared."""
+    non_finite: dict[str, int] = {}
+    """Outputs that held NaN or infinity, with the number of batches in which they did."""
+    against_reference: dict[str, TensorAgreement] = {}
+    """Per output, against the reference engine."""
+    against_model: dict[str, TensorAgreement] = {}
+    """Per output, against the FP32 model in its own framework."""
+    task_metrics: dict[str, float] = {}
+    """The recipe's own metrics, against the FP32 model."""
+
+
+class Latency(Result):
+    """Time of one inference call, in milliseconds, over `runs` timed calls."""
+
+    median_ms: float
+    p95_ms: float
+    min_ms: float
+    noise: float
+    """Half the spread between the 25th and 75th percentile, relative to the median: below 0.05 is quiet."""
+    runs: int
+
+
+class Measurement(Result):
+    """Engine and reference timed in turns, in one process, on the same inputs."""
+
+    engine: Latency
+    reference: Latency
+    shapes: dict[str, list[int]]
+    """The input shapes that were timed: every axis at its `opt`."""
+    engine_bytes: int
+    reference_bytes: int
+    device: str
+    """What it ran on."""
+    threads: int
+
+    @property
+    def speedup(self) -> float:
+        """The reference's median over the engine's: above 1 is faster."""
+        return self.reference.median_ms / self.engine.median_ms
+
+
+class Verdict(Result):
+    """Whether an engine may ship, and why not."""
+
+    outcome: Literal["passed", "failed"]
+    reasons: list[str] = []
+    """Each gate that failed, in words, with the number found and the number wanted."""
+    accuracy: dict[str, float] = {}
+    """Every accuracy metric by name."""
+    speedup: float
+    """Against the reference engine."""
+    size_ratio: float
+    """Engine bytes over reference bytes."""

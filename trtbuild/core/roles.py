@@ -1,0 +1,144 @@
+"""What a backend can be. A stage asks for roles, a recipe casts backends in them; nobody names a library.
+
+Roles speak in artifacts and plain values. A backend is a class whose bases say what it can play.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from trtbuild.core.artifacts import Engine, OnnxModel, QuantizationPlan, Samples
+from trtbuild.core.results import Comparison, Latency
+from trtbuild.core.sources import ModelSource
+from trtbuild.core.tensors import Shapes
+from trtbuild.core.values import Options
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Tensors = dict[str, np.ndarray[Any, Any]]
+    TaskMetric = Callable[[Sequence[Tensors], Sequence[Tensors], Sequence[Tensors]], Mapping[str, float]]
+    """`metric(outputs, reference_outputs, inputs) -> {name: value}`, each a sequence with one entry a sample batch."""
+
+
+class Role(ABC):
+    """A part that a stage needs someone to play."""
+
+
+class Loader(Role):
+    """Turns a model source into the framework's own module."""
+
+    @abstractmethod
+    def load(self, source: ModelSource) -> Any:
+        """The module, in inference mode, on the CPU, in FP32. Raises ModelError."""
+
+
+class Exporter(Role):
+    """Writes a framework's module as ONNX."""
+
+    @abstractmethod
+    def export(self, module: Any, shapes: Shapes, opset: int, target: Path) -> None:
+        """Write ONNX at `target`, nodes carrying their module path as metadata. Raises ModelError."""
+
+    @abstractmethod
+    def observe(self, module: Any, samples: Iterable[Tensors]) -> Iterable[Tensors]:
+        """The module's outputs for each sample, in FP32."""
+
+
+class Caster(Role):
+    """Lowers an FP32 graph to 16 bits where that is safe."""
+
+    @abstractmethod
+    def cast(self, model: OnnxModel, precision: Literal["fp16", "bf16"], keep_io_types: bool, target: Path) -> None:
+        """Write the cast model at `target`."""
+
+
+class Calibrator(Role):
+    """Decides the numbers of a quantization by running the module on real samples."""
+
+    @abstractmethod
+    def calibrate(self, module: Any, options: Any, samples: Sequence[Tensors], plan: QuantizationPlan) -> None:
+        """Write `plan`. `options` are the calibrate stage's. Raises DataError where there are no samples."""
+
+
+class Session(ABC):
+    """An engine, loaded and ready."""
+
+    @abstractmethod
+    def infer(self, inputs: Tensors) -> Tensors:
+        """Outputs by name for one set of inputs."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free what it holds."""
+
+
+class Compiler(Role):
+    """Builds an engine for this machine from an ONNX model."""
+
+    @abstractmethod
+    def compile(self, model: OnnxModel, shapes: Shapes, options: Options, engine: Engine) -> None:
+        """Write `engine`, optimized for this machine at the `opt` shapes."""
+
+    @abstractmethod
+    def precisions(self, engine: Engine) -> dict[str, str]:
+        """For each node name of the built engine that multiplies matrices, the precision it runs in."""
+
+
+class Runner(Role):
+    """Loads and runs engines."""
+
+    @abstractmethod
+    def open(self, engine: Engine, threads: int) -> Session:
+        """Load an engine. Raises ModelError where it does not fit this machine."""
+
+    @property
+    @abstractmethod
+    def device(self) -> str:
+        """What it runs on, in words."""
+
+
+class Comparer(Role):
+    """Compares runs of the same samples."""
+
+    @abstractmethod
+    def compare(
+        self, engine: Session, reference: Session, samples: Sequence[Tensors], truth: Sequence[Tensors]
+    ) -> tuple[Comparison, Sequence[Tensors]]:
+        """The comparison, and the engine's outputs per sample."""
+
+
+@dataclass(frozen=True)
+class Provider:
+    """How a catalogue lists a backend: light facts here, weight behind `entry`."""
+
+    entry: str
+    """`module:Class`, imported only when a step runs."""
+    plays: tuple[type[Role], ...]
+    """The roles it can play."""
+    packages: tuple[str, ...]
+    """Distributions whose versions decide its results; each must be installed."""
+    machine: tuple[str, ...] = ()
+    """Machine facts (`trtbuild.core.machine.FACTS`) that decide its results."""
+    extra: str = ""
+    """The extra of trtbuild that installs it."""
+
+
+__all__ = [
+    "Calibrator",
+    "Caster",
+    "Comparer",
+    "Compiler",
+    "Exporter",
+    "Latency",
+    "Loader",
+    "Provider",
+    "Role",
+    "Runner",
+    "Samples",
+    "Session",
+]

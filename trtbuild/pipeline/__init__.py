@@ -1,0 +1,1 @@
+"""What to do, and doing it: plan, decide, store, run."""

@@ -1,0 +1,1 @@
+"""Saying it: pure renderers of results."""

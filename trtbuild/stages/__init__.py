@@ -1,0 +1,1 @@
+"""What is done: one stage a module, each a function whose signature is its declaration."""

@@ -1,0 +1,50 @@
+"""Calibration: run the model on samples, and let ModelOpt decide the numbers of a quantization."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from trtbuild.core.artifacts import QuantizationPlan, Samples
+from trtbuild.core.errors import DataError
+from trtbuild.core.quantization import Format, Plan
+from trtbuild.core.roles import Calibrator, Loader
+from trtbuild.core.sources import HuggingFaceSource, PythonSource
+from trtbuild.core.stage import Workspace, stage
+from trtbuild.core.tensor_file import Batches
+from trtbuild.core.values import Options
+
+
+class CalibrateOptions(Options):
+    """What calibration decides."""
+
+    format: Format
+    """Quantization format of the linear layers."""
+    alpha: float = Field(default=1.0, ge=0.0, le=1.0)
+    """SmoothQuant's migration strength: 1 moves all difficulty from activations to weights (ModelOpt's default)."""
+    method: Literal["max"] = "max"
+    """How the range of an activation is chosen from what calibration saw."""
+
+
+@stage(version=1)
+def calibrate(
+    source: PythonSource | HuggingFaceSource,
+    calibration: Samples,
+    options: CalibrateOptions,
+    loader: Loader,
+    calibrator: Calibrator,
+    work: Workspace,
+) -> QuantizationPlan:
+    """Calibrate the quantization on samples."""
+    plan = work.new(QuantizationPlan)
+    batches = Batches(calibration.main)
+    if not batches:
+        raise DataError(
+            f"format {options.format} needs calibration samples and the recipe asks for none",
+            hint="set data.calibration to the number of rows to calibrate on, for example 256",
+        )
+    calibrator.calibrate(loader.load(source), options, batches, plan)
+    if not Plan.read(plan).modules:
+        raise DataError("calibration left every module alone: nothing would be quantized", hint="see quantize.exclude")
+    return plan

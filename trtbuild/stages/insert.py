@@ -1,0 +1,39 @@
+"""Write the quantization plan into the graph as Q/DQ nodes."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from trtbuild.core.artifacts import OnnxModel, QuantizationPlan
+from trtbuild.core.quantization import Plan
+from trtbuild.core.results import Coverage
+from trtbuild.core.stage import Workspace, stage
+from trtbuild.core.values import Options
+
+
+class InsertOptions(Options):
+    """Where the quantization goes."""
+
+    embeddings: Literal["high", "int8"] = "high"
+    """`int8` stores embedding tables as INT8 codes with one scale a column, and gathers codes."""
+    exclude: list[str] = []
+    """Module-path patterns (`*` and `?`) to leave in high precision."""
+
+
+class Inserted(NamedTuple):
+    """The quantized graph, and how much of what was asked it carries."""
+
+    model: OnnxModel
+    coverage: Coverage
+
+
+@stage(version=1)
+def insert(model: OnnxModel, plan: QuantizationPlan, options: InsertOptions, work: Workspace) -> Inserted:
+    """Insert Q/DQ nodes by module path."""
+    from trtbuild.graph import document, insertion
+
+    graph = document.load(model.main)
+    coverage = insertion.insert(graph, Plan.read(plan), embeddings=options.embeddings, exclude=options.exclude)
+    quantized = work.new(OnnxModel)
+    document.save(graph, quantized)
+    return Inserted(quantized, coverage)

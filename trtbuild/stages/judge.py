@@ -1,0 +1,89 @@
+"""May the engine ship? Gates over numbers already found: other thresholds need no new run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from trtbuild.core.results import Comparison, Coverage, Measurement, Verdict
+from trtbuild.core.stage import stage
+from trtbuild.core.values import Options, Value
+
+
+class Bound(Value):
+    """The range in which a number must lie."""
+
+    min: float | None = None
+    """The least value that passes."""
+    max: float | None = None
+    """The greatest value that passes."""
+
+
+class Gates(Options):
+    """What an engine must reach to ship."""
+
+    accuracy: dict[str, Bound] = {}
+    """Bounds by metric: the task metric's names, or `cosine_min`, `cosine_mean`, `snr_db`, `max_abs_error` against the
+    FP32 model (the worst output counts)."""
+    coverage: float = Field(default=1.0, ge=0.0, le=1.0)
+    """The share of the modules asked for that must run quantized."""
+    pays: Literal["faster", "smaller", "either", "no"] = "either"
+    """What a quantized engine must be, compared with the reference, to be worth shipping."""
+    margin: float = Field(default=0.02, ge=0.0)
+    """By how much: 0.02 asks for 2 % faster or smaller."""
+
+
+@stage(version=1)
+def judge(comparison: Comparison, measurement: Measurement, coverage: Coverage, options: Gates) -> Verdict:
+    """Judge the engine by the recipe's gates."""
+    accuracy = accuracy_of(comparison)
+    reasons = [
+        f"output {name} held NaN or infinity in {batches} of {comparison.samples} batches"
+        for name, batches in comparison.non_finite.items()
+    ]
+    reasons += [reason for name, bound in options.accuracy.items() if (reason := _outside(name, accuracy, bound))]
+    if coverage.asked and coverage.ran < options.coverage * coverage.asked:
+        reasons.append(
+            f"{coverage.ran} of {coverage.asked} modules run quantized, {options.coverage:.0%} are wanted; first miss: "
+            + next(f"{layer.module}: {layer.reason}" for layer in coverage.layers if layer.reason)
+        )
+    speedup = measurement.speedup
+    size_ratio = measurement.engine_bytes / measurement.reference_bytes
+    faster, smaller = speedup >= 1 + options.margin, size_ratio <= 1 - options.margin
+    if coverage.asked and not {"faster": faster, "smaller": smaller, "either": faster or smaller, "no": True}[options.pays]:
+        wanted = {"faster": "faster", "smaller": "smaller", "either": "faster or smaller"}[options.pays]
+        reasons.append(
+            f"it does not pay: {speedup:.2f} x the reference's speed, {size_ratio:.2f} x its size; "
+            f"gates.pays wants it {wanted} by {options.margin:.0%}"
+        )
+    return Verdict(
+        outcome="failed" if reasons else "passed",
+        reasons=reasons,
+        accuracy=accuracy,
+        speedup=round(speedup, 3),
+        size_ratio=round(size_ratio, 4),
+    )
+
+
+def accuracy_of(comparison: Comparison) -> dict[str, float]:
+    """Every accuracy metric by name: the task's own, then the worst output's agreement with the FP32 model."""
+    found = comparison.against_model.values()
+    general = {
+        "cosine_mean": min(output.cosine_mean for output in found),
+        "cosine_min": min(output.cosine_min for output in found),
+        "snr_db": min(output.snr_db for output in found),
+        "max_abs_error": max(output.max_abs_error for output in found),
+    } if found else {}
+    return {**comparison.task_metrics, **general}
+
+
+def _outside(name: str, accuracy: dict[str, float], bound: Bound) -> str | None:
+    if name not in accuracy:
+        return f"gates.accuracy asks for {name}, which nothing measured; there are: {', '.join(accuracy) or 'none'}"
+    value = accuracy[name]
+    if bound.min is not None and not value >= bound.min:
+        return f"{name} is {value:.5g}, at least {bound.min:g} is wanted"
+    if bound.max is not None and not value <= bound.max:
+        return f"{name} is {value:.5g}, at most {bound.max:g} is wanted"
+    return None

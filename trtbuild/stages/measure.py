@@ -1,0 +1,97 @@
+"""How fast is the engine? Timed in turns with its reference, so that a busy machine slows both."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+from pydantic import Field
+
+from trtbuild.core import machine
+from trtbuild.core.artifacts import Engine, Samples
+from trtbuild.core.errors import DataError
+from trtbuild.core.results import Latency, Measurement
+from trtbuild.core.roles import Runner, Session
+from trtbuild.core.stage import Resources, stage
+from trtbuild.core.tensor_file import Batches, Tensors
+from trtbuild.core.tensors import Shapes
+from trtbuild.core.values import Options
+
+
+class MeasureOptions(Options):
+    """How engines are timed."""
+
+    runs: int = Field(default=20, ge=3)
+    """Timed calls of each engine."""
+    warm_up: int = Field(default=3, ge=0)
+    """Untimed calls before them."""
+    threads: int = 0
+    """Threads for one call; 0 means all cores."""
+
+
+@stage(version=1, resources=Resources(exclusive=True))
+def measure(
+    engine: Engine,
+    reference: Engine,
+    evaluation: Samples,
+    shapes: Shapes,
+    options: MeasureOptions,
+    runner: Runner,
+) -> Measurement:
+    """Time the engine against the reference."""
+    samples = Batches(evaluation.main)
+    if not samples:
+        raise DataError("there are no evaluation samples to time with", hint="set data.evaluation, for example 128")
+    inputs = at_opt(samples[0], shapes)
+    candidate, baseline = runner.open(engine, options.threads), runner.open(reference, options.threads)
+    try:
+        engine_times, reference_times = time_in_turns([candidate, baseline], inputs, options)
+    finally:
+        candidate.close()
+        baseline.close()
+    return Measurement(
+        engine=latency(engine_times),
+        reference=latency(reference_times),
+        shapes={name: list(tensor.shape) for name, tensor in inputs.items()},
+        engine_bytes=engine.size_bytes,
+        reference_bytes=reference.size_bytes,
+        device=runner.device,
+        threads=options.threads or machine.core_count(),
+    )
+
+
+def at_opt(batch: Tensors, shapes: Shapes) -> Tensors:
+    """A real batch repeated along every axis until it has the `opt` shapes: real values, wanted size."""
+    wanted = shapes.at("opt")
+    return {
+        name: np.ascontiguousarray(
+            np.pad(tensor, [(0, max(0, to - have)) for have, to in zip(tensor.shape, wanted[name], strict=True)], mode="wrap")[
+                tuple(slice(to) for to in wanted[name])
+            ]
+        )
+        for name, tensor in batch.items()
+    }
+
+
+def time_in_turns(sessions: list[Session], inputs: Tensors, options: MeasureOptions) -> list[list[float]]:
+    """Milliseconds per call for each session, one call each in turn."""
+    times: list[list[float]] = [[] for _ in sessions]
+    for number in range(options.warm_up + options.runs):
+        for session, spent in zip(sessions, times, strict=True):
+            began = time.perf_counter()
+            session.infer(inputs)
+            if number >= options.warm_up:
+                spent.append(1e3 * (time.perf_counter() - began))
+    return times
+
+
+def latency(times_ms: list[float]) -> Latency:
+    """Median, 95th percentile, least and noise of timed calls."""
+    low, median, high, tail = (float(value) for value in np.percentile(times_ms, [25, 50, 75, 95]))
+    return Latency(
+        median_ms=round(median, 3),
+        p95_ms=round(tail, 3),
+        min_ms=round(min(times_ms), 3),
+        noise=round((high - low) / 2 / median, 4),
+        runs=len(times_ms),
+    )

@@ -1,0 +1,43 @@
+"""Is the engine right? Compared with the reference engine and with the FP32 model, on held-out samples."""
+
+from __future__ import annotations
+
+import math
+
+from trtbuild.core.artifacts import Engine, Outputs, Samples
+from trtbuild.core.errors import DataError
+from trtbuild.core.python_entry import load_entry
+from trtbuild.core.results import Comparison
+from trtbuild.core.roles import Comparer, Runner
+from trtbuild.core.sources import MetricSource
+from trtbuild.core.stage import stage
+from trtbuild.core.tensor_file import Batches
+
+
+@stage(version=1)
+def validate(
+    engine: Engine,
+    reference: Engine,
+    evaluation: Samples,
+    truth: Outputs,
+    metric: MetricSource,
+    runner: Runner,
+    comparer: Comparer,
+) -> Comparison:
+    """Compare the engine with the reference and with the FP32 model."""
+    samples, expected = Batches(evaluation.main), Batches(truth.main)
+    if not samples:
+        raise DataError("there are no evaluation samples to validate on", hint="set data.evaluation, for example 128")
+    candidate, baseline = runner.open(engine, threads=0), runner.open(reference, threads=0)
+    try:
+        comparison, outputs = comparer.compare(candidate, baseline, samples, expected)
+    finally:
+        candidate.close()
+        baseline.close()
+    if metric.python is None:
+        return comparison
+    found = load_entry(metric.python)(outputs, expected, samples, **metric.python.arguments)
+    values = {str(name): float(value) for name, value in found.items()}
+    if broken := [name for name, value in values.items() if not math.isfinite(value)]:
+        raise DataError(f"{metric.python.entry}: metric {', '.join(broken)} is not a finite number")
+    return comparison.model_copy(update={"task_metrics": values})
