@@ -1,1 +1,29 @@
-"""trtbuild: one recipe in, a validated engine out."""
+"""trtbuild: one recipe in, a validated engine out.
+
+    import trtbuild
+    report = trtbuild.build("recipes/minilm", store=Path("store"))
+
+The functions are imported when first used, so that importing trtbuild costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PUBLIC = {
+    "bench": "trtbuild.pipeline.bench",
+    "build": "trtbuild.pipeline.build",
+    "examine": "trtbuild.pipeline.doctor",
+    "explain": "trtbuild.pipeline.explain",
+    "inspect": "trtbuild.pipeline.inspect",
+    "load": "trtbuild.recipe.load",
+}
+
+__all__ = ["bench", "build", "examine", "explain", "inspect", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'trtbuild' has no attribute {name!r}")
+    return getattr(importlib.import_module(_PUBLIC[name]), name)

@@ -40,7 +40,8 @@ class TrtbuildError(Exception):
 class Problem:
     """One thing wrong with a recipe.
 
-    `place` is `file:line`, `--set path=value` or a recipe path; `message` says what is wrong; `hint` what to write instead.
+    `place` is `file:line`, `--set path=value` or a recipe path; `message` says what is wrong; `hint` what to write
+    instead.
     """
 
     place: str

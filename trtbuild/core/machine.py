@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -38,7 +39,7 @@ def package_version(name: str) -> str | None:
         return None
 
 
-FACTS = {
+FACTS: dict[str, Callable[[], str]] = {
     "processor": processor,
     "cores": lambda: str(core_count()),
     "python": platform.python_version,

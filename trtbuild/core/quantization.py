@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, fields
-from typing import Literal
 
 import numpy as np
 
 from trtbuild.core.artifacts import QuantizationPlan
 from trtbuild.core.errors import DataError
+from trtbuild.core.formats import Format
 from trtbuild.core.tensor_file import Array, read_tensors, write_tensors
-
-Format = Literal["int8", "int8_sq", "w8a16"]
-"""`int8`: INT8 weights per output channel, INT8 activations per tensor. `int8_sq`: the same after SmoothQuant.
-`w8a16`: INT8 weights per output channel, activations untouched."""
 
 
 @dataclass(frozen=True)

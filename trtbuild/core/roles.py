@@ -65,6 +65,14 @@ class Calibrator(Role):
         """Write `plan`. `options` are the calibrate stage's. Raises DataError where there are no samples."""
 
 
+class Interpreter(Role):
+    """Runs an ONNX graph as it is written, unfused: the truth for a model that has no other source."""
+
+    @abstractmethod
+    def interpret(self, model: OnnxModel, samples: Iterable[Tensors]) -> Iterable[Tensors]:
+        """The graph's outputs for each sample."""
+
+
 class Session(ABC):
     """An engine, loaded and ready."""
 

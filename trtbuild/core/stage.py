@@ -108,7 +108,9 @@ def stage(*, version: int, resources: Resources | None = None) -> Callable[[Call
             elif all(issubclass(member, Value) for member in members):
                 settings[parameter] = hint
             else:
-                raise TypeError(f"stage {function.__name__}: parameter {parameter} has a type that declares nothing: {hint}")
+                raise TypeError(
+                    f"stage {function.__name__}: parameter {parameter} has a type that declares nothing: {hint}"
+                )
         return Stage(
             name=function.__name__,
             entry=f"{function.__module__}:{function.__name__}",

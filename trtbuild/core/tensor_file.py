@@ -26,7 +26,7 @@ def write_tensors(path: Path, tensors: Tensors) -> None:
 
 def read_tensors(path: Path) -> Tensors:
     """Read every tensor of a file. Raises DataError where it is missing or damaged."""
-    return {name: tensor for name, tensor in _each(path)}
+    return dict(_each(path))
 
 
 def write_batches(path: Path, batches: Iterable[Tensors]) -> int:

@@ -51,7 +51,9 @@ class Shapes(Value):
             for dim in spec.dims:
                 if isinstance(dim, str) and dim not in self.axes:
                     known = ", ".join(self.axes) or "none"
-                    raise ValueError(f"input {name!r} uses axis {dim!r}, which axes does not declare (declared: {known})")
+                    raise ValueError(
+                        f"input {name!r} uses axis {dim!r}, which axes does not declare (declared: {known})"
+                    )
         return self
 
     def at(self, which: Literal["min", "opt", "max"]) -> dict[str, tuple[int, ...]]:

@@ -8,11 +8,10 @@ from pydantic import Field
 
 from trtbuild.core.artifacts import QuantizationPlan, Samples
 from trtbuild.core.errors import DataError
-from trtbuild.core.quantization import Format, Plan
+from trtbuild.core.formats import CALIBRATED_FORMATS, Format
 from trtbuild.core.roles import Calibrator, Loader
 from trtbuild.core.sources import HuggingFaceSource, PythonSource
 from trtbuild.core.stage import Workspace, stage
-from trtbuild.core.tensor_file import Batches
 from trtbuild.core.values import Options
 
 
@@ -37,9 +36,12 @@ def calibrate(
     work: Workspace,
 ) -> QuantizationPlan:
     """Calibrate the quantization on samples."""
+    from trtbuild.core.quantization import Plan  # numpy and safetensors: a plan must not load them
+    from trtbuild.core.tensor_file import Batches
+
     plan = work.new(QuantizationPlan)
     batches = Batches(calibration.main)
-    if not batches:
+    if not batches and options.format in CALIBRATED_FORMATS:
         raise DataError(
             f"format {options.format} needs calibration samples and the recipe asks for none",
             hint="set data.calibration to the number of rows to calibrate on, for example 256",

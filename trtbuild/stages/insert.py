@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from trtbuild.core.artifacts import OnnxModel, QuantizationPlan
-from trtbuild.core.quantization import Plan
 from trtbuild.core.results import Coverage
 from trtbuild.core.stage import Workspace, stage
 from trtbuild.core.values import Options
@@ -30,6 +29,7 @@ class Inserted(NamedTuple):
 @stage(version=1)
 def insert(model: OnnxModel, plan: QuantizationPlan, options: InsertOptions, work: Workspace) -> Inserted:
     """Insert Q/DQ nodes by module path."""
+    from trtbuild.core.quantization import Plan  # numpy and the ONNX floor are heavy; a plan must not load them
     from trtbuild.graph import document, insertion
 
     graph = document.load(model.main)

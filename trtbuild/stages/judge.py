@@ -51,7 +51,10 @@ def judge(comparison: Comparison, measurement: Measurement, coverage: Coverage, 
     speedup = measurement.speedup
     size_ratio = measurement.engine_bytes / measurement.reference_bytes
     faster, smaller = speedup >= 1 + options.margin, size_ratio <= 1 - options.margin
-    if coverage.asked and not {"faster": faster, "smaller": smaller, "either": faster or smaller, "no": True}[options.pays]:
+    if (
+        coverage.asked
+        and not {"faster": faster, "smaller": smaller, "either": faster or smaller, "no": True}[options.pays]
+    ):
         wanted = {"faster": "faster", "smaller": "smaller", "either": "faster or smaller"}[options.pays]
         reasons.append(
             f"it does not pay: {speedup:.2f} x the reference's speed, {size_ratio:.2f} x its size; "
@@ -69,12 +72,16 @@ def judge(comparison: Comparison, measurement: Measurement, coverage: Coverage, 
 def accuracy_of(comparison: Comparison) -> dict[str, float]:
     """Every accuracy metric by name: the task's own, then the worst output's agreement with the FP32 model."""
     found = comparison.against_model.values()
-    general = {
-        "cosine_mean": min(output.cosine_mean for output in found),
-        "cosine_min": min(output.cosine_min for output in found),
-        "snr_db": min(output.snr_db for output in found),
-        "max_abs_error": max(output.max_abs_error for output in found),
-    } if found else {}
+    general = (
+        {
+            "cosine_mean": min(output.cosine_mean for output in found),
+            "cosine_min": min(output.cosine_min for output in found),
+            "snr_db": min(output.snr_db for output in found),
+            "max_abs_error": max(output.max_abs_error for output in found),
+        }
+        if found
+        else {}
+    )
     return {**comparison.task_metrics, **general}
 
 

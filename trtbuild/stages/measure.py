@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
-import numpy as np
 from pydantic import Field
 
 from trtbuild.core import machine
@@ -13,9 +13,11 @@ from trtbuild.core.errors import DataError
 from trtbuild.core.results import Latency, Measurement
 from trtbuild.core.roles import Runner, Session
 from trtbuild.core.stage import Resources, stage
-from trtbuild.core.tensor_file import Batches, Tensors
 from trtbuild.core.tensors import Shapes
 from trtbuild.core.values import Options
+
+if TYPE_CHECKING:
+    from trtbuild.core.tensor_file import Tensors
 
 
 class MeasureOptions(Options):
@@ -39,6 +41,8 @@ def measure(
     runner: Runner,
 ) -> Measurement:
     """Time the engine against the reference."""
+    from trtbuild.core.tensor_file import Batches  # numpy and safetensors: a plan must not load them
+
     samples = Batches(evaluation.main)
     if not samples:
         raise DataError("there are no evaluation samples to time with", hint="set data.evaluation, for example 128")
@@ -62,12 +66,16 @@ def measure(
 
 def at_opt(batch: Tensors, shapes: Shapes) -> Tensors:
     """A real batch repeated along every axis until it has the `opt` shapes: real values, wanted size."""
+    import numpy as np
+
     wanted = shapes.at("opt")
     return {
         name: np.ascontiguousarray(
-            np.pad(tensor, [(0, max(0, to - have)) for have, to in zip(tensor.shape, wanted[name], strict=True)], mode="wrap")[
-                tuple(slice(to) for to in wanted[name])
-            ]
+            np.pad(
+                tensor,
+                [(0, max(0, to - have)) for have, to in zip(tensor.shape, wanted[name], strict=True)],
+                mode="wrap",
+            )[tuple(slice(to) for to in wanted[name])]
         )
         for name, tensor in batch.items()
     }
@@ -87,6 +95,8 @@ def time_in_turns(sessions: list[Session], inputs: Tensors, options: MeasureOpti
 
 def latency(times_ms: list[float]) -> Latency:
     """Median, 95th percentile, least and noise of timed calls."""
+    import numpy as np
+
     low, median, high, tail = (float(value) for value in np.percentile(times_ms, [25, 50, 75, 95]))
     return Latency(
         median_ms=round(median, 3),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from trtbuild.core.artifacts import Outputs, Samples
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from trtbuild.core.artifacts import OnnxModel, Outputs, Samples
 from trtbuild.core.errors import ModelError
-from trtbuild.core.roles import Exporter, Loader
+from trtbuild.core.roles import Exporter, Interpreter, Loader
 from trtbuild.core.sources import HuggingFaceSource, PythonSource
 from trtbuild.core.stage import Workspace, stage
-from trtbuild.core.tensor_file import Batches, Tensors, write_batches
+
+if TYPE_CHECKING:
+    from trtbuild.core.tensor_file import Tensors
 
 
 @stage(version=1)
@@ -19,17 +24,34 @@ def observe(
     work: Workspace,
 ) -> Outputs:
     """Run the FP32 model on the evaluation samples."""
-    import numpy as np
+    from trtbuild.core.tensor_file import Batches  # numpy and safetensors: a plan must not load them
 
     outputs = work.new(Outputs)
-    observed: list[Tensors] = []
-    for number, batch in enumerate(exporter.observe(loader.load(source), Batches(evaluation.main))):
-        bad = [name for name, tensor in batch.items() if not np.isfinite(tensor).all()]
-        if bad:
+    _record(exporter.observe(loader.load(source), Batches(evaluation.main)), outputs)
+    return outputs
+
+
+@stage(version=1)
+def observe_onnx(model: OnnxModel, evaluation: Samples, interpreter: Interpreter, work: Workspace) -> Outputs:
+    """Run the FP32 graph, unfused, on the evaluation samples."""
+    from trtbuild.core.tensor_file import Batches
+
+    outputs = work.new(Outputs)
+    _record(interpreter.interpret(model, Batches(evaluation.main)), outputs)
+    return outputs
+
+
+def _record(batches: Iterable[Tensors], outputs: Outputs) -> None:
+    import numpy as np
+
+    from trtbuild.core.tensor_file import write_batches
+
+    observed = []
+    for number, batch in enumerate(batches):
+        if bad := [name for name, tensor in batch.items() if not np.isfinite(tensor).all()]:
             raise ModelError(
                 f"the FP32 model's output {', '.join(bad)} holds NaN or infinity on evaluation batch {number}",
                 hint="no engine can be right against it; check the weights, and the inputs the sample generator makes",
             )
         observed.append(batch)
     write_batches(outputs.main, observed)
-    return outputs

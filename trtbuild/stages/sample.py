@@ -5,17 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trtbuild.core.artifacts import Samples
 from trtbuild.core.errors import DataError
 from trtbuild.core.python_entry import call_entry
 from trtbuild.core.sources import SampleSource
 from trtbuild.core.stage import Workspace, stage
-from trtbuild.core.tensor_file import Tensors, write_batches
 from trtbuild.core.tensors import Shapes
+
+if TYPE_CHECKING:
+    from trtbuild.core.tensor_file import Tensors
 
 
 class Sampled(NamedTuple):
@@ -28,29 +28,34 @@ class Sampled(NamedTuple):
 @stage(version=1)
 def sample(source: SampleSource, shapes: Shapes, work: Workspace) -> Sampled:
     """Make calibration and evaluation samples."""
+    from trtbuild.core.tensor_file import write_batches  # numpy and safetensors: a plan must not load them
+
     splits = []
     for split, wanted in (("calibration", source.calibration), ("evaluation", source.evaluation)):
         samples = work.new(Samples, split)
         batches = list(_checked(source, split, wanted, shapes)) if wanted else []
         write_batches(samples.main, batches)
+        rows = [digest for batch in batches for digest in _row_digests(batch)]
         facts = {
             "split": split,
             "rows": sum(_rows(batch) for batch in batches),
             "batches": [{name: list(tensor.shape) for name, tensor in batch.items()} for batch in batches],
-            "row_sha256": [digest for batch in batches for digest in _row_digests(batch)],
+            "row_sha256": rows,
         }
         (samples.path / "samples.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
-        splits.append((samples, set(facts["row_sha256"])))
+        splits.append((samples, set(rows)))
     (calibration, seen), (evaluation, held_out) = splits
     if seen & held_out:
         raise DataError(
-            f"{source.python.entry}: {len(seen & held_out)} samples are in both the calibration and the evaluation split",
+            f"{source.python.entry}: {len(seen & held_out)} samples are in both the calibration and the evaluation set",
             hint="held-out samples must not be calibrated on; make the two splits disjoint",
         )
     return Sampled(calibration, evaluation)
 
 
 def _checked(source: SampleSource, split: str, wanted: int, shapes: Shapes) -> Iterator[Tensors]:
+    import numpy as np
+
     entry = source.python.entry
     made: Any = call_entry(source.python, split=split, count=wanted)
     if not isinstance(made, Iterable):
@@ -59,7 +64,9 @@ def _checked(source: SampleSource, split: str, wanted: int, shapes: Shapes) -> I
     for number, batch in enumerate(made):
         if not isinstance(batch, dict) or set(batch) != set(shapes.inputs):
             found = ", ".join(batch) if isinstance(batch, dict) else type(batch).__name__
-            raise DataError(f"{entry}: {split} sample {number} has {found}; the recipe's inputs are {', '.join(shapes.inputs)}")
+            raise DataError(
+                f"{entry}: {split} sample {number} has {found}; the recipe's inputs are {', '.join(shapes.inputs)}"
+            )
         arrays = {name: np.asarray(batch[name]) for name in shapes.inputs}
         for name, array in arrays.items():
             if misfit := shapes.misfit(name, str(array.dtype), array.shape):
@@ -83,6 +90,6 @@ def _rows(batch: Tensors) -> int:
 def _row_digests(batch: Tensors) -> list[str]:
     """One digest a row, of every input's bytes, by which a leak between the splits shows."""
     return [
-        hashlib.sha256(b"".join(np.ascontiguousarray(tensor[row]).tobytes() for tensor in batch.values())).hexdigest()
+        hashlib.sha256(b"".join(tensor[row].tobytes() for tensor in batch.values())).hexdigest()
         for row in range(_rows(batch))
     ]

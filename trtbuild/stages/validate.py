@@ -11,7 +11,6 @@ from trtbuild.core.results import Comparison
 from trtbuild.core.roles import Comparer, Runner
 from trtbuild.core.sources import MetricSource
 from trtbuild.core.stage import stage
-from trtbuild.core.tensor_file import Batches
 
 
 @stage(version=1)
@@ -25,6 +24,8 @@ def validate(
     comparer: Comparer,
 ) -> Comparison:
     """Compare the engine with the reference and with the FP32 model."""
+    from trtbuild.core.tensor_file import Batches  # numpy and safetensors: a plan must not load them
+
     samples, expected = Batches(evaluation.main), Batches(truth.main)
     if not samples:
         raise DataError("there are no evaluation samples to validate on", hint="set data.evaluation, for example 128")

@@ -1,0 +1,34 @@
+# `make demo` and `make test` need Python 3.10-3.12 and make; everything else is installed into .venv.
+
+PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3.10 || command -v python3)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test check docs clean
+
+demo: .venv/demo  ## build, check and show the engines of a real sentence encoder
+	$(BIN)/trtbuild build recipes/minilm
+
+test: .venv/dev check  ## everything that must hold
+	$(BIN)/python -m pytest --numprocesses 2
+
+check: .venv/dev  ## style, types, floors, generated files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+docs: .venv/dev  ## regenerate what is generated
+	$(BIN)/python -m trtbuild.recipe.json_schema > recipes/recipe.schema.json
+
+clean:
+	rm -rf .venv engines/*/ .pytest_cache .mypy_cache .ruff_cache
+
+.venv/demo: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) --editable '.[demo]'
+	touch $@
+
+.venv/dev: .venv/demo
+	$(PIP) --editable '.[demo,dev]'
+	touch $@

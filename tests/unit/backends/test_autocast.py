@@ -1,0 +1,60 @@
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from trtbuild.backends.autocast import AutoCast
+from trtbuild.core.artifacts import OnnxModel
+from trtbuild.core.errors import ModelError
+
+WEIGHT = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> OnnxModel:
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="encoder.dense/MatMul"),
+        helper.make_node("Relu", ["h"], ["y"], name="encoder.act/Relu"),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 8])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])
+    graph = helper.make_graph(nodes, "g", [x], [y], [numpy_helper.from_array(WEIGHT, "w")])
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), tmp_path / "model.onnx"
+    )
+    return OnnxModel(tmp_path)
+
+
+@pytest.mark.parametrize(("precision", "kind"), [("fp16", TensorProto.FLOAT16), ("bf16", TensorProto.BFLOAT16)])
+def test_weights_are_lowered_and_names_stay(
+    model: OnnxModel, precision: Literal["fp16", "bf16"], kind: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    AutoCast().cast(model, precision, True, model.path / "cast.onnx")
+    cast = onnx.load(model.path / "cast.onnx")
+    assert {tensor.data_type for tensor in cast.graph.initializer} == {kind}
+    assert {"encoder.dense/MatMul", "encoder.act/Relu"} <= {node.name for node in cast.graph.node}
+    assert cast.graph.input[0].type.tensor_type.elem_type == TensorProto.FLOAT
+    assert capfd.readouterr().out == ""
+
+
+def test_the_cast_model_agrees(model: OnnxModel) -> None:
+    AutoCast().cast(model, "fp16", True, model.path / "cast.onnx")
+    x = np.random.default_rng(1).standard_normal((3, 8)).astype(np.float32)
+    (got,) = onnxruntime.InferenceSession(model.path / "cast.onnx").run(None, {"x": x})
+    np.testing.assert_allclose(got, np.maximum(x @ WEIGHT, 0), atol=2e-2)
+
+
+def test_inputs_and_outputs_can_be_lowered_too(model: OnnxModel) -> None:
+    AutoCast().cast(model, "fp16", False, model.path / "cast.onnx")
+    graph = onnx.load(model.path / "cast.onnx").graph
+    assert {value.type.tensor_type.elem_type for value in [*graph.input, *graph.output]} == {TensorProto.FLOAT16}
+
+
+def test_a_broken_model_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not onnx")
+    with pytest.raises(ModelError, match="AutoCast cannot lower the graph to fp16"):
+        AutoCast().cast(OnnxModel(tmp_path), "fp16", True, tmp_path / "cast.onnx")

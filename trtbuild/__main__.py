@@ -1,0 +1,5 @@
+"""`python -m trtbuild` is `trtbuild`."""
+
+from trtbuild.cli.main import main
+
+main()

@@ -1,0 +1,137 @@
+"""Polygraphy compares: its Comparator runs engine, reference and recorded truth, its metric classes say how they
+agree."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from polygraphy.backend.base import BaseRunner
+from polygraphy.common import TensorMetadata
+from polygraphy.comparator import Comparator, CosineSimilarityCompareFunc, SnrCompareFunc
+from polygraphy.logger import G_LOGGER
+
+from trtbuild.core.errors import ModelError
+from trtbuild.core.results import Comparison, TensorAgreement
+from trtbuild.core.roles import Comparer, Session
+from trtbuild.core.tensor_file import Tensors
+
+G_LOGGER.module_severity = G_LOGGER.WARNING
+
+_ENGINE, _REFERENCE, _TRUTH = range(3)
+_SNR_OF_EQUALS_DB = 200.0
+"""What stands for the infinite SNR of equal tensors, so that every number is finite JSON."""
+
+
+class Polygraphy(Comparer):
+    """Comparison of runs with Polygraphy's Comparator."""
+
+    def compare(
+        self, engine: Session, reference: Session, samples: Sequence[Tensors], truth: Sequence[Tensors]
+    ) -> tuple[Comparison, Sequence[Tensors]]:
+        """Run all three on every sample and compare output by output.
+
+        `truth` holds the FP32 model's outputs in the same order. Raises ModelError where the output names differ.
+        """
+        batches = list(samples)
+        runners = [_SessionRunner("engine", engine, batches[0]), _SessionRunner("reference", reference, batches[0])]
+        results = Comparator.run([*runners, _Recorded("model", list(truth), batches[0])], data_loader=batches)
+        runs = [[dict(iteration) for iteration in iterations] for _, iterations in results]
+        _check_names(runs)
+        finite = all(np.isfinite(tensor).all() for outputs in runs[_ENGINE] for tensor in outputs.values())
+        comparison = Comparison(
+            samples=len(batches),
+            non_finite=_non_finite(runs[_ENGINE]),
+            against_reference=_agreement(results, runs, _REFERENCE) if finite else {},
+            against_model=_agreement(results, runs, _TRUTH) if finite else {},
+        )
+        return comparison, runs[_ENGINE]
+
+
+class _SessionRunner(BaseRunner):  # type: ignore[misc]  # polygraphy carries no types
+    """Any engine of ours, as a Polygraphy runner."""
+
+    def __init__(self, name: str, session: Session, example: Tensors) -> None:
+        super().__init__(name)
+        self._session = session
+        self._example = example
+
+    def get_input_metadata_impl(self) -> TensorMetadata:
+        metadata = TensorMetadata()
+        for name, tensor in self._example.items():
+            metadata.add(name, dtype=tensor.dtype, shape=[-1] * tensor.ndim)
+        return metadata
+
+    def infer_impl(self, feed_dict: Tensors) -> OrderedDict[str, Any]:
+        began = time.perf_counter()
+        outputs = self._session.infer(dict(feed_dict))
+        self.inference_time = time.perf_counter() - began
+        return OrderedDict((name, tensor.astype(np.float32)) for name, tensor in outputs.items())
+
+
+class _Recorded(_SessionRunner):
+    """Outputs that were recorded, replayed in order."""
+
+    def __init__(self, name: str, outputs: list[Tensors], example: Tensors) -> None:
+        super().__init__(name, _Replay(outputs), example)
+
+
+class _Replay(Session):
+    def __init__(self, outputs: list[Tensors]) -> None:
+        self._next = iter(outputs)
+
+    def infer(self, inputs: Tensors) -> Tensors:
+        return next(self._next)
+
+    def close(self) -> None:
+        return None
+
+
+def _agreement(results: Any, runs: list[list[Tensors]], other: int) -> dict[str, TensorAgreement]:
+    """Per output: cosine and SNR by Polygraphy's classes; Polygraphy takes the first runner as the signal."""
+    pair = [(other, _ENGINE)]
+    cosines, snrs = (
+        _values(results, function, pair, key)
+        for function, key in (
+            (CosineSimilarityCompareFunc(), "cosine_similarity"),
+            (SnrCompareFunc(), "snr"),
+        )
+    )
+    return {
+        name: TensorAgreement(
+            cosine_mean=float(np.mean(cosines[name])),
+            cosine_min=float(np.min(cosines[name])),
+            snr_db=float(np.mean(snrs[name])),
+            max_abs_error=max(
+                float(np.abs(mine[name] - theirs[name]).max(initial=0.0))
+                for mine, theirs in zip(runs[_ENGINE], runs[other], strict=True)
+            ),
+        )
+        for name in runs[_ENGINE][0]
+    }
+
+
+def _values(results: Any, function: Any, pair: list[tuple[int, int]], field: str) -> dict[str, list[float]]:
+    """One metric for each output, batch by batch."""
+    (accuracy,) = Comparator.compare_accuracy(results, comparisons=pair, compare_func=function)
+    (iterations,) = accuracy.values()
+    values: dict[str, list[float]] = {}
+    for iteration in iterations:
+        for name, result in iteration.items():
+            values.setdefault(name, []).append(min(float(getattr(result, field)), _SNR_OF_EQUALS_DB))
+    return values
+
+
+def _non_finite(outputs: list[Tensors]) -> dict[str, int]:
+    """In how many batches each output held NaN or infinity, for those that did."""
+    counts = {name: sum(not np.isfinite(batch[name]).all() for batch in outputs) for name in outputs[0]}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _check_names(runs: list[list[Tensors]]) -> None:
+    names = [list(run[0]) for run in runs]
+    if sorted(names[_ENGINE]) != sorted(names[_TRUTH]):
+        raise ModelError(f"the engine gives outputs {names[_ENGINE]}, the FP32 model gives {names[_TRUTH]}")

@@ -1,0 +1,140 @@
+"""`trtbuild build` and `trtbuild validate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from trtbuild.cli.options import (
+    json_option,
+    quiet_option,
+    recipe_argument,
+    sets_option,
+    store_option,
+    variants_option,
+    verbose_option,
+)
+from trtbuild.core.errors import GATE_FAILED_EXIT_CODE
+from trtbuild.core.report import BuildReport
+
+jobs_option = click.option(
+    "--jobs", "-j", type=click.IntRange(min=0), default=0, help="Steps at the same time; 0 decides."
+)
+timeout_option = click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=1),
+    default=None,
+    metavar="SECONDS",
+    help="Kill a step after this long.",
+)
+force_option = click.option("--force", is_flag=True, help="Run every step even where its work is done.")
+
+
+@click.command()
+@recipe_argument
+@variants_option
+@sets_option
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("engines"),
+    show_default=True,
+    help="Where engine folders land.",
+)
+@jobs_option
+@timeout_option
+@force_option
+@store_option
+@json_option
+@quiet_option
+@verbose_option
+def build(
+    recipe: Path,
+    variants: tuple[str, ...],
+    sets: tuple[str, ...],
+    output: Path,
+    jobs: int,
+    timeout_s: float | None,
+    force: bool,
+    store: Path,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> int:
+    """Build, check and measure the engines of RECIPE (a YAML file, or a folder with recipe.yaml).
+
+    Ends with a table: size, latency, accuracy, coverage and verdict of every variant, and which one to ship.
+    Exits with 8 where a variant failed its gates.
+    """
+    report = _built(recipe, sets, variants, store, output, (jobs, timeout_s, force), quiet=quiet, verbose=verbose)
+    return _shown(report, as_json)
+
+
+@click.command()
+@recipe_argument
+@variants_option
+@sets_option
+@jobs_option
+@timeout_option
+@store_option
+@json_option
+@quiet_option
+@verbose_option
+def validate(
+    recipe: Path,
+    variants: tuple[str, ...],
+    sets: tuple[str, ...],
+    jobs: int,
+    timeout_s: float | None,
+    store: Path,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> int:
+    """Judge the engines of RECIPE by its gates, writing no engine folder.
+
+    Runs only what is not in the store yet; after a build, other gates (`--set gates...`) are judged at once.
+    """
+    report = _built(recipe, sets, variants, store, None, (jobs, timeout_s, False), quiet=quiet, verbose=verbose)
+    return _shown(report, as_json)
+
+
+def _built(
+    recipe: Path,
+    sets: tuple[str, ...],
+    variants: tuple[str, ...],
+    store: Path,
+    output: Path | None,
+    limits: tuple[int, float | None, bool],
+    *,
+    quiet: bool,
+    verbose: bool,
+) -> BuildReport:
+    from trtbuild.pipeline.build import build as run
+    from trtbuild.pipeline.run import Limits
+    from trtbuild.reports.live import Progress
+
+    jobs, timeout_s, force = limits
+    with Progress(quiet=quiet, verbose=verbose) as progress:
+        return run(
+            recipe,
+            sets=sets,
+            variants=variants,
+            store=store,
+            output=output,
+            listener=progress,
+            limits=Limits(jobs=jobs, timeout_s=timeout_s, force=force),
+        )
+
+
+def _shown(report: BuildReport, as_json: bool) -> int:
+    if as_json:
+        click.echo(report.model_dump_json(indent=2))
+    else:
+        from trtbuild.reports.console import build_table, show
+
+        show(build_table(report))
+    return 0 if report.passed else GATE_FAILED_EXIT_CODE

@@ -1,0 +1,141 @@
+"""The outcome of a build as one value: what `--json` prints and every renderer reads."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from trtbuild.core.values import Result
+
+
+class LatencySummary(Result):
+    """Time of one call at the `opt` shapes, in milliseconds."""
+
+    median: float
+    p95: float
+    noise: float
+    """Half the interquartile range over the median."""
+
+
+class CoverageSummary(Result):
+    """How many modules were asked to run quantized, carry Q/DQ in the graph, and run quantized in the engine."""
+
+    asked: int
+    inserted: int
+    ran: int
+
+
+class VariantReport(Result):
+    """One engine of a recipe, as built, measured and judged."""
+
+    name: str
+    engine: str
+    """Path of the engine file."""
+    size_bytes: int
+    latency_ms: LatencySummary
+    speedup_vs_reference: float
+    accuracy: dict[str, float]
+    """Metrics by name, against the FP32 model in its own framework."""
+    accuracy_vs_reference: dict[str, float]
+    """Agreement of the outputs with the reference engine's."""
+    coverage: CoverageSummary
+    verdict: Literal["passed", "failed"]
+    reasons: list[str]
+    """Why it failed; empty where it passed."""
+    reused: bool
+    """Whether nothing of it had to run."""
+
+
+class BuildReport(Result):
+    """One build of a recipe."""
+
+    recipe: str
+    variants: list[VariantReport]
+    recommended: str | None
+    """The variant to ship: the fastest that passed, the smaller of two that are equally fast."""
+    recommended_because: str
+    reference: str
+    """The variant that speed and size are compared with."""
+    backend: str
+    backend_because: str
+    device: str
+    elapsed_s: float
+    steps_run: int
+    steps_reused: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether every variant passed its gates."""
+        return all(variant.verdict == "passed" for variant in self.variants)
+
+
+def recommend(variants: list[VariantReport], margin: float = 0.02) -> tuple[str | None, str]:
+    """Which variant to ship and why: the fastest that passed; among those within `margin` of it, the smallest."""
+    passed = [variant for variant in variants if variant.verdict == "passed"]
+    if not passed:
+        return None, "no variant passed its gates"
+    fastest = min(passed, key=lambda variant: variant.latency_ms.median)
+    level = [variant for variant in passed if variant.latency_ms.median <= fastest.latency_ms.median * (1 + margin)]
+    chosen = min(level, key=lambda variant: variant.size_bytes)
+    why = (
+        "the fastest that passed"
+        if chosen is fastest
+        else f"as fast as {fastest.name} within {margin:.0%}, and smaller"
+    )
+    if len(passed) == 1 and len(variants) > 1:
+        why = "the only variant that passed"
+    return chosen.name, why
+
+
+class PlannedStep(Result):
+    """One step of a plan, and what a build would do with it."""
+
+    name: str
+    does: str
+    """What its stage does, in words."""
+    decision: Literal["run", "reuse", "unknown"]
+    reason: str
+    """Why: what changed, or what it waits for."""
+    inputs: dict[str, str]
+    """The step each input comes from."""
+    backends: dict[str, str]
+    """Who plays each role."""
+
+
+class PlanReport(Result):
+    """What a build of a recipe would do."""
+
+    recipe: str
+    backend: str
+    backend_because: str
+    reference: str
+    variants: list[str]
+    steps: list[PlannedStep]
+
+
+class BenchReport(Result):
+    """Engines timed in turns, in one process, on the same inputs."""
+
+    device: str
+    threads: int
+    shapes: dict[str, list[int]]
+    engines: dict[str, LatencySummary]
+    """By the folder given."""
+
+
+class Capability(Result):
+    """One thing this machine can or cannot do."""
+
+    name: str
+    available: bool
+    detail: str
+    """A version where it is there; the command that installs it where it is not."""
+
+
+class DoctorReport(Result):
+    """What this machine can do."""
+
+    processor: str
+    cores: int
+    python: str
+    store: str
+    capabilities: list[Capability]

@@ -1,0 +1,140 @@
+"""Build a recipe: the whole way, from YAML to engines with verdicts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from trtbuild.core.errors import RecipeError
+from trtbuild.core.events import Listener
+from trtbuild.core.machine import processor
+from trtbuild.core.report import BuildReport, CoverageSummary, LatencySummary, VariantReport, recommend
+from trtbuild.core.results import Comparison, Coverage, Measurement, Verdict
+from trtbuild.core.values import Result
+from trtbuild.pipeline.compose import Composition, VariantSteps, compose
+from trtbuild.pipeline.file_digests import FileDigests
+from trtbuild.pipeline.job import RESULT_FILE
+from trtbuild.pipeline.plan import Ref
+from trtbuild.pipeline.release import main_file, release
+from trtbuild.pipeline.run import Finished, Limits, walk
+from trtbuild.pipeline.store import Store, write_atomically
+from trtbuild.recipe.load import load
+
+R = TypeVar("R", bound=Result)
+
+
+def build(
+    recipe: str | Path,
+    *,
+    sets: Sequence[str] = (),
+    variants: Sequence[str] = (),
+    store: Path,
+    output: Path | None = Path("engines"),
+    listener: Listener | None = None,
+    limits: Limits | None = None,
+) -> BuildReport:
+    """Build, validate and measure the variants of a recipe; with `output` None nothing is written outside the store.
+
+    Raises any TrtbuildError. A variant that fails its gates is no error: the report says so.
+    """
+    began = time.perf_counter()
+    loaded = load(recipe, sets)
+    composition = compose(loaded, chosen(variants, loaded.variant_names))
+    opened = Store(store)
+    done = walk(
+        composition.plan, opened, FileDigests(store / "digests.sqlite"), listener or Listener(), limits or Limits()
+    )
+    reports = [
+        _variant(name, steps, composition, opened, done, output)
+        for name, steps in composition.variants.items()
+        if not variants or name in variants or name == composition.reference
+    ]
+    best, because = recommend(reports)
+    report = BuildReport(
+        recipe=loaded.recipe.recipe,
+        variants=reports,
+        recommended=best,
+        recommended_because=because,
+        reference=composition.reference,
+        backend=composition.backend,
+        backend_because=composition.backend_because,
+        device=processor(),
+        elapsed_s=round(time.perf_counter() - began, 3),
+        steps_run=len(done.ran),
+        steps_reused=len(done.actions) - len(done.ran),
+    )
+    if output:
+        write_atomically(output / loaded.recipe.recipe / "report.json", report.model_dump_json(indent=1) + "\n")
+    return report
+
+
+def chosen(asked: Sequence[str], known: Sequence[str]) -> frozenset[str]:
+    """The variants asked for. Raises RecipeError where one is unknown."""
+    import difflib
+
+    for name in asked:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(known)}"
+            raise RecipeError(f"the recipe has no variant {name!r}", hint=hint)
+    return frozenset(asked)
+
+
+def _variant(
+    name: str, steps: VariantSteps, composition: Composition, store: Store, done: Finished, output: Path | None
+) -> VariantReport:
+    comparison = _read(store, done, steps.comparison, Comparison)
+    coverage = _read(store, done, steps.coverage, Coverage)
+    measurement = _read(store, done, steps.measurement, Measurement)
+    verdict = _read(store, done, steps.verdict, Verdict)
+    behind = composition.plan.needed_by({steps.verdict.step})
+    engine_digest = done.actions[steps.engine.step].outputs[steps.engine.output].digest
+    if output:
+        engine = release(
+            store,
+            output / composition.plan.recipe / name,
+            engine_digest,
+            {step: done.actions[step] for step in composition.plan.steps if step in behind},
+            {
+                "recipe": composition.plan.recipe,
+                "variant": name,
+                "reference": composition.reference,
+                "backend": composition.backend,
+                "inputs": {
+                    tensor: {"shape": measurement.shapes[tensor], "dtype": spec.dtype}
+                    for tensor, spec in composition.shapes.inputs.items()
+                },
+                "coverage": coverage.model_dump(mode="json"),
+                "comparison": comparison.model_dump(mode="json"),
+                "measurement": measurement.model_dump(mode="json"),
+                "verdict": verdict.model_dump(mode="json"),
+            },
+        )
+    else:
+        engine = main_file(store.folder_of(engine_digest))
+    return VariantReport(
+        name=name,
+        engine=str(engine),
+        size_bytes=measurement.engine_bytes,
+        latency_ms=LatencySummary(
+            median=measurement.engine.median_ms, p95=measurement.engine.p95_ms, noise=measurement.engine.noise
+        ),
+        speedup_vs_reference=verdict.speedup,
+        accuracy=verdict.accuracy,
+        accuracy_vs_reference={
+            f"{output_name}.{metric}": value
+            for output_name, agreement in comparison.against_reference.items()
+            for metric, value in agreement.model_dump().items()
+        },
+        coverage=CoverageSummary(asked=coverage.asked, inserted=coverage.inserted, ran=coverage.ran),
+        verdict=verdict.outcome,
+        reasons=verdict.reasons,
+        reused=not behind & done.ran,
+    )
+
+
+def _read(store: Store, done: Finished, ref: Ref, kind: type[R]) -> R:
+    output = done.actions[ref.step].outputs[ref.output]
+    return kind.model_validate_json((store.folder_of(output.digest) / RESULT_FILE).read_bytes())

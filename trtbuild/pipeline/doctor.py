@@ -1,0 +1,77 @@
+"""What this machine can do: each backend, each accelerator, the store. Nothing heavy is imported to find out."""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from pathlib import Path
+
+from trtbuild.backends import BACKENDS
+from trtbuild.core import machine
+from trtbuild.core.report import Capability, DoctorReport
+
+_DOES = {
+    "factory": "load models from Python functions",
+    "huggingface": "load Hugging Face models",
+    "pytorch": "export PyTorch to ONNX",
+    "modelopt": "calibrate quantization",
+    "autocast": "lower graphs to FP16 and BF16",
+    "onnxruntime": "build and run ONNX Runtime engines",
+    "polygraphy": "validate engines",
+}
+
+
+def examine(store: Path) -> DoctorReport:
+    """Look at the machine."""
+    return DoctorReport(
+        processor=machine.processor(),
+        cores=machine.core_count(),
+        python=platform.python_version(),
+        store=_store(store),
+        capabilities=[*(_backend(name) for name in BACKENDS), _both_onnxruntimes(), _gpu(), _tensorrt()],
+    )
+
+
+def _backend(name: str) -> Capability:
+    provider = BACKENDS[name]
+    versions = {package: machine.package_version(package) for package in provider.packages}
+    missing = [package for package, version in versions.items() if version is None]
+    install = f"pip install 'trtbuild[{provider.extra}]'" if provider.extra else f"pip install {' '.join(missing)}"
+    detail = f"lacks {', '.join(missing)}: {install}" if missing else ", ".join(f"{p} {v}" for p, v in versions.items())
+    return Capability(name=_DOES[name], available=not missing, detail=detail or "needs no library of its own")
+
+
+def _both_onnxruntimes() -> Capability:
+    """onnxruntime and onnxruntime-gpu overwrite each other's files; which one imports is chance."""
+    both = machine.package_version("onnxruntime") and machine.package_version("onnxruntime-gpu")
+    return Capability(
+        name="one ONNX Runtime only",
+        available=not both,
+        detail="both are installed: pip uninstall onnxruntime onnxruntime-gpu, then install the one you want"
+        if both
+        else "yes",
+    )
+
+
+def _gpu() -> Capability:
+    has_driver = Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi") is not None
+    return Capability(
+        name="an NVIDIA GPU",
+        available=has_driver,
+        detail="its driver is loaded" if has_driver else "no NVIDIA driver: engines are built for the CPU",
+    )
+
+
+def _tensorrt() -> Capability:
+    version = machine.package_version("tensorrt")
+    found = f"tensorrt {version} is installed, but " if version else ""
+    return Capability(
+        name="build TensorRT engines",
+        available=False,
+        detail=f"{found}this version of trtbuild has no TensorRT backend yet",
+    )
+
+
+def _store(store: Path) -> str:
+    folder = next((parent for parent in (store, *store.absolute().parents) if parent.exists()), Path("/"))
+    return f"{store}, {shutil.disk_usage(folder).free / 1e9:.0f} GB free"

@@ -1,0 +1,208 @@
+"""The recipe as values, spelled as a recipe file spells them: closed, and documented field by field."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from trtbuild.core.quantization import Format
+from trtbuild.core.tensors import Shapes
+from trtbuild.core.values import Options, Value
+from trtbuild.stages.build import BuildOptions
+from trtbuild.stages.calibrate import CalibrateOptions
+from trtbuild.stages.export import ExportOptions
+from trtbuild.stages.insert import InsertOptions
+from trtbuild.stages.judge import Gates
+from trtbuild.stages.measure import MeasureOptions
+
+O = TypeVar("O", bound=Options)
+
+RECIPE_NAME = "^[a-z0-9][a-z0-9_-]*$"
+VARIANT_NAME = "^[a-z0-9][a-z0-9._-]*$"
+"""As a recipe's, and with dots: the matrix adds values such as 0.5 to it."""
+ENTRY = "^[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
+COMMIT = "^[0-9a-f]{40}$"
+
+EntryName = Annotated[str, Field(pattern=ENTRY)]
+VariantName = Annotated[str, Field(pattern=VARIANT_NAME)]
+
+
+class Entry(Value):
+    """A Python function: `module:function`, or a mapping with its arguments."""
+
+    entry: EntryName
+    """`module:function`, where the module is a file beside the recipe or an installed package."""
+    arguments: dict[str, Any] = {}
+    """Keyword arguments for the function."""
+    files: list[str] = []
+    """Further files that decide what it returns, as glob patterns relative to the recipe."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: Any) -> Any:
+        return {"entry": value} if isinstance(value, str) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        mapping = handler.resolve_ref_schema(handler(schema))
+        text = {"type": "string", "pattern": ENTRY}
+        return {"description": mapping.get("description", ""), "anyOf": [text, {**mapping, "description": "With arguments."}]}
+
+
+class HuggingFaceModel(Value):
+    """A Hugging Face model: a folder, or a commit of a hub model that was downloaded before."""
+
+    folder: str | None = None
+    """The model's folder: relative to the recipe, absolute, or `package://<installed package>/<path>`."""
+    hub: str | None = Field(default=None, pattern="^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$")
+    """A model of the hub, `org/name`, taken from the local hub cache and never downloaded by a build."""
+    revision: str | None = Field(default=None, pattern=COMMIT)
+    """The commit of the hub model, all 40 digits: a branch may move, a commit cannot."""
+    auto_class: str = Field(default="AutoModel", alias="class")
+    """The transformers class that loads it."""
+    outputs: list[str] = Field(min_length=1)
+    """Fields of the model's output to export, in order."""
+    options: dict[str, Any] = {}
+    """Keyword arguments for `from_pretrained`."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> HuggingFaceModel:
+        if (self.folder is None) == (self.hub is None):
+            raise ValueError("needs either folder or hub" + (", not both" if self.folder else ""))
+        if self.hub is not None and self.revision is None:
+            raise ValueError("hub needs a revision: the full commit, 40 digits")
+        if self.hub is None and self.revision is not None:
+            raise ValueError("revision belongs to hub; a folder has none")
+        if self.options.get("trust_remote_code"):
+            raise ValueError("options may not set trust_remote_code: a build runs no code that a model folder brings")
+        return self
+
+
+class ModelRecipe(Value):
+    """Where the model comes from: exactly one of these."""
+
+    huggingface: HuggingFaceModel | None = None
+    """A Hugging Face model, loaded by transformers."""
+    factory: Entry | None = None
+    """A function that returns a `torch.nn.Module`."""
+    onnx: str | None = None
+    """An ONNX file: relative to the recipe, absolute, or `package://<installed package>/<path>`."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> ModelRecipe:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                "needs exactly one of huggingface, factory and onnx"
+                + (f"; this has {' and '.join(given)} (an inherited one goes with `{given[0]}: null`)" if given else "")
+            )
+        return self
+
+
+class DataRecipe(Value):
+    """Real inputs of the model, to calibrate on and to compare with."""
+
+    generator: EntryName
+    """`module:function`; `function(split, count)` yields dictionaries of numpy arrays, split is `calibration` or `evaluation`."""
+    arguments: dict[str, Any] = {}
+    """Further keyword arguments for the generator."""
+    files: list[str] = []
+    """Further files that decide what it yields, as glob patterns relative to the recipe."""
+    calibration: int = Field(default=256, ge=0)
+    """How many samples (rows of the first axis) to calibrate on."""
+    evaluation: int = Field(default=128, ge=1)
+    """How many held-out samples to validate on."""
+
+
+class QuantizeOptions(CalibrateOptions, InsertOptions):
+    """How a variant is quantized: the numbers by calibration, their places by insertion."""
+
+    @property
+    def calibrate(self) -> CalibrateOptions:
+        """The part that calibration reads."""
+        return _part(self, CalibrateOptions)
+
+    @property
+    def insert(self) -> InsertOptions:
+        """The part that insertion reads."""
+        return _part(self, InsertOptions)
+
+
+class QuantizeRecipe(QuantizeOptions):
+    """How a variant is quantized. A variant's own keys win over the recipe's `quantize`."""
+
+    format: Format | None = None  # type: ignore[assignment]  # optional while spelled, required once merged
+    """Quantization format of the linear layers; the recipe's `quantize` may give it for all."""
+
+
+class EngineOptions(BuildOptions):
+    """For what, and how, the engine is built."""
+
+    backend: Literal["auto", "onnxruntime", "tensorrt"] = "auto"
+    """Who builds and runs it; `auto` takes TensorRT where it is installed beside a GPU, else ONNX Runtime."""
+    target: str | None = None
+    """The backend's version to build for, in quotes: `"10.10"`. None takes the one that is installed."""
+
+    @property
+    def build(self) -> BuildOptions:
+        """The part that the build stage reads."""
+        return _part(self, BuildOptions)
+
+
+class VariantRecipe(Value):
+    """One engine of the recipe, and where it differs from the others."""
+
+    description: str = ""
+    """What this variant is for."""
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
+    """The precision of what is not quantized; `auto` lets the backend and the machine decide."""
+    quantize: QuantizeRecipe | None = None
+    """Quantizes this variant; `{}` takes the recipe's `quantize` as it is. Without it the variant is not quantized."""
+    engine: EngineOptions = EngineOptions()
+    """Over the recipe's `engine`."""
+    measure: MeasureOptions = MeasureOptions()
+    """Over the recipe's `measure`."""
+    gates: Gates = Gates()
+    """Over the recipe's `gates`."""
+
+
+class Recipe(Value):
+    """A model, its shapes, its data, and the engines to build from it."""
+
+    recipe: str = Field(pattern=RECIPE_NAME)
+    """The recipe's name: lowercase letters, digits, - and _."""
+    description: str = ""
+    """What it builds, in a sentence."""
+    extends: str | None = None
+    """Another recipe, relative to this one, whose values hold wherever this file has none; `null` here drops one."""
+    model: ModelRecipe
+    """Where the model comes from."""
+    shapes: Shapes
+    """The model's inputs, and the range of every axis that moves."""
+    data: DataRecipe
+    """Real inputs, to calibrate on and to compare with."""
+    export: ExportOptions = ExportOptions()
+    """How the model is written as ONNX."""
+    quantize: QuantizeRecipe = QuantizeRecipe()
+    """Defaults for the variants that quantize; quantizes nothing by itself."""
+    engine: EngineOptions = EngineOptions()
+    """For what, and how, engines are built."""
+    measure: MeasureOptions = MeasureOptions()
+    """How engines are timed."""
+    metric: Entry | None = None
+    """The task's own accuracy: `function(outputs, reference_outputs, inputs)` gives numbers by name."""
+    reference: str | None = None
+    """The variant that every other is compared with, by default the first that is not quantized."""
+    gates: Gates = Gates()
+    """What an engine must reach to ship."""
+    variants: dict[VariantName, VariantRecipe] = Field(min_length=1)
+    """The engines to build, by name."""
+    matrix: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    """A path inside a variant, and the values to try: multiplies every variant that sets no value there."""
+
+
+def _part(options: Options, kind: type[O]) -> O:
+    return kind(**{name: getattr(options, name) for name in kind.model_fields})

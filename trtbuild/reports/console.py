@@ -1,0 +1,118 @@
+"""Results for a person at a terminal. Pure: a value in, something that rich can print out."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from trtbuild.core.report import BenchReport, BuildReport, DoctorReport, PlanReport, VariantReport
+
+
+def show(picture: RenderableType) -> None:
+    """Print to standard output."""
+    Console(highlight=False, soft_wrap=False).print(picture)
+
+
+def size(size_bytes: float) -> str:
+    """Bytes in the largest unit that leaves a number above 1; decimal, as disks and registries count."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size_bytes >= factor:
+            return f"{size_bytes / factor:.1f} {unit}"
+    return f"{size_bytes:.0f} B"
+
+
+def build_table(report: BuildReport) -> RenderableType:
+    """The variants side by side, why some failed, and which to ship."""
+    metrics = list(dict.fromkeys(name for variant in report.variants for name in variant.accuracy))
+    shown = [name for name in metrics if name not in ("snr_db", "max_abs_error")][:4]
+    table = Table(title=f"{report.recipe} on {report.backend}", title_justify="left", title_style="bold")
+    table.add_column("variant")
+    for heading in ("size", "median", "p95", f"vs {report.reference}"):
+        table.add_column(heading, justify="right")
+    for name in shown:
+        table.add_column(name.replace("_", " "), justify="right")
+    table.add_column("coverage", justify="right")
+    table.add_column("verdict")
+    for variant in report.variants:
+        table.add_row(*_row(variant, shown, ship=variant.name == report.recommended))
+    lines: list[RenderableType] = [table]
+    for variant in report.variants:
+        lines += [Text.from_markup(f"[red]{variant.name} failed:[/] {escape(reason)}") for reason in variant.reasons]
+    if report.recommended:
+        best = next(variant for variant in report.variants if variant.name == report.recommended)
+        lines.append(
+            Text.from_markup(f"[bold green]ship {best.name}[/]: {report.recommended_because}  [dim]{best.engine}[/]")
+        )
+    else:
+        lines.append(Text.from_markup(f"[bold red]ship none[/]: {report.recommended_because}"))
+    lines.append(
+        Text(
+            f"{report.device}; latency at the opt shapes, in turns with the reference; coverage is asked/inserted/ran; "
+            f"{report.steps_run} steps ran, {report.steps_reused} reused, {report.elapsed_s:.1f} s",
+            "dim",
+        )
+    )
+    return Group(*lines)
+
+
+def plan_table(report: PlanReport) -> RenderableType:
+    """The steps in order, what a build would do with each, and why."""
+    table = Table(title=f"{report.recipe} on {report.backend} ({report.backend_because})", title_justify="left")
+    for heading in ("step", "does", "from", "build would", "because"):
+        table.add_column(heading, overflow="fold")
+    styles = {"run": "blue", "reuse": "green", "unknown": "yellow"}
+    for step in report.steps:
+        table.add_row(
+            step.name,
+            step.does.lower(),
+            ", ".join(dict.fromkeys(step.inputs.values())) or "the recipe",
+            Text({"unknown": "see then"}.get(step.decision, step.decision), styles[step.decision]),
+            escape(step.reason),
+        )
+    return table
+
+
+def bench_table(report: BenchReport) -> RenderableType:
+    """Engines side by side, the first being the measure."""
+    table = Table(title=f"{report.threads} threads, {report.shapes}", title_justify="left")
+    for heading in ("engine", "median", "p95", "noise", "vs first"):
+        table.add_column(heading, justify="left" if heading == "engine" else "right")
+    first = next(iter(report.engines.values()))
+    for name, latency in report.engines.items():
+        table.add_row(
+            name,
+            f"{latency.median:.2f} ms",
+            f"{latency.p95:.2f} ms",
+            f"{latency.noise:.1%}",
+            f"{first.median / latency.median:.2f} x",
+        )
+    return Group(table, Text(report.device, "dim"))
+
+
+def doctor_table(report: DoctorReport) -> RenderableType:
+    """What this machine can do, and how to get the rest."""
+    table = Table(title=f"{report.processor}, {report.cores} cores, Python {report.python}", title_justify="left")
+    for heading in ("can", "", "detail"):
+        table.add_column(heading, overflow="fold")
+    for capability in report.capabilities:
+        mark = Text("yes", "green") if capability.available else Text("no", "yellow")
+        table.add_row(capability.name, mark, escape(capability.detail))
+    return Group(table, Text(f"store: {report.store}", "dim"))
+
+
+def _row(variant: VariantReport, shown: list[str], *, ship: bool) -> list[RenderableType]:
+    coverage = variant.coverage
+    passed = variant.verdict == "passed"
+    noisy = "~" if variant.latency_ms.noise > 0.05 else ""
+    return [
+        Text(variant.name, "bold green" if ship else ""),
+        size(variant.size_bytes),
+        f"{noisy}{variant.latency_ms.median:.1f} ms",
+        f"{variant.latency_ms.p95:.1f} ms",
+        f"{variant.speedup_vs_reference:.2f} x",
+        *(f"{variant.accuracy[name]:.4f}" if name in variant.accuracy else "" for name in shown),
+        f"{coverage.asked}/{coverage.inserted}/{coverage.ran}" if coverage.asked else "-",
+        Text(variant.verdict, "green" if passed else "red"),
+    ]
