@@ -52,8 +52,6 @@ def sentences(split: str, count: int, length: int = 64) -> Iterator[dict[str, np
 
     text = lines()
     first, end = {"calibration": (0, HELD_OUT_FROM), "evaluation": (HELD_OUT_FROM, len(text))}[split]
-    if first + count > end:
-        raise ValueError(f"the {split} split has {end - first} lines, {count} are wanted")
     tokenizer = Tokenizer.from_file(str(model_folder() / "tokenizer.json"))
     tokenizer.enable_truncation(length)
     tokenizer.enable_padding()
@@ -66,6 +64,8 @@ def sentences(split: str, count: int, length: int = 64) -> Iterator[dict[str, np
             break
         if tuple(row.ids) not in seen:
             chosen.append(line)
+    if len(chosen) < count:
+        raise ValueError(f"the {split} split has {len(chosen)} sentences, {count} are wanted")
     for start in range(0, count, ROWS):
         rows = tokenizer.encode_batch(chosen[start : start + ROWS])
         yield {

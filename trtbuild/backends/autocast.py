@@ -34,6 +34,9 @@ class AutoCast(Caster):
         Nodes whose weights leave the 16-bit type's range stay FP32. BF16 raises the opset to 22 at least.
         """
         said = io.StringIO()
+        # AutoCast also logs on the root logger, which would give it a handler of its own where it has none.
+        guard = logging.NullHandler()
+        logging.getLogger().addHandler(guard)
         try:
             with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -51,6 +54,7 @@ class AutoCast(Caster):
                 hint="build the variant in fp32, or exclude the part of the model that it names",
             ) from error
         finally:
+            logging.getLogger().removeHandler(guard)
             log.debug("autocast: %s", said.getvalue())
         large = cast.ByteSize() > EXTERNAL_DATA_BYTES
         onnx.save(cast, target, save_as_external_data=large, location=f"{target.name}.data" if large else None)
@@ -63,4 +67,4 @@ def _let_root_log() -> None:
         for handler in logger.handlers[:]:
             logger.removeHandler(handler)
         logger.propagate = True
-        logger.setLevel(logging.ERROR)
+        logger.setLevel(logging.WARNING)

@@ -14,12 +14,12 @@ from trtbuild.core.errors import ModelError
 from trtbuild.core.roles import Loader
 from trtbuild.core.sources import HuggingFaceSource, ModelSource
 
-# Threads that wait by spinning take turns with other processes, a scheduler's slice at every operator: measured 8 x slower
-# on two busy cores. OpenMP reads this once, when torch is first imported.
+# Threads that wait by spinning cost a scheduler's slice at every operator as soon as another process wants a core:
+# measured 8 to 13 x slower on two busy cores. OpenMP reads this once, when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import torch  # noqa: E402
-import transformers  # noqa: E402
+import torch
+import transformers
 
 LFS_POINTER = b"version https://git-lfs"
 """What a file starts with whose content was never pulled (Git LFS specification, "The Pointer")."""
@@ -100,7 +100,7 @@ def _weights(folder: Path) -> list[Path]:
 def _shards(index: Path) -> list[str]:
     try:
         return sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (ValueError, KeyError, AttributeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise ModelError(f"{index} is no index of weight shards: {error}") from error
 
 

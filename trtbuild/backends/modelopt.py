@@ -20,11 +20,11 @@ from trtbuild.core.quantization import ModuleQuantization, Plan
 from trtbuild.core.roles import Calibrator
 from trtbuild.core.tensor_file import Array, Tensors
 
-# Threads that wait by spinning take turns with other processes, a scheduler's slice at every operator: measured 8 x slower
-# on two busy cores. OpenMP reads this once, when torch is first imported.
+# Threads that wait by spinning cost a scheduler's slice at every operator as soon as another process wants a core:
+# measured 8 to 13 x slower on two busy cores. OpenMP reads this once, when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import torch  # noqa: E402
+import torch
 
 with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
     warnings.simplefilter("ignore")  # about transformers versions it has not been tested with

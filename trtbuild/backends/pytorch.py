@@ -18,11 +18,11 @@ from trtbuild.core.roles import Exporter
 from trtbuild.core.tensor_file import Tensors
 from trtbuild.core.tensors import AxisRange, Shapes
 
-# Threads that wait by spinning take turns with other processes, a scheduler's slice at every operator: measured 8 x slower
-# on two busy cores. OpenMP reads this once, when torch is first imported.
+# Threads that wait by spinning cost a scheduler's slice at every operator as soon as another process wants a core:
+# measured 8 to 13 x slower on two busy cores. OpenMP reads this once, when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-import torch  # noqa: E402
+import torch
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def _name_outputs(program: Any, given: Iterable[str] | None) -> None:
             if value.name in wanted and value is not wanted[value.name]:
                 value.name = f"{value.name}_value"
     for name, value in wanted.items():
-        if value.is_graph_input():
+        if value.is_graph_input():  # renaming it would rename the input
             raise ModelError(f"output {name!r} is the input {value.name!r} itself", hint="leave it out of the outputs")
         value.name = name
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from trtbuild.core.errors import RecipeError
 from trtbuild.core.events import Listener
 from trtbuild.core.machine import processor
 from trtbuild.core.report import BuildReport, CoverageSummary, LatencySummary, VariantReport, recommend
@@ -41,16 +40,13 @@ def build(
     """
     began = time.perf_counter()
     loaded = load(recipe, sets)
-    composition = compose(loaded, chosen(variants, loaded.variant_names))
+    composition = compose(loaded, variants)
     opened = Store(store)
+    opened.sweep()
     done = walk(
         composition.plan, opened, FileDigests(store / "digests.sqlite"), listener or Listener(), limits or Limits()
     )
-    reports = [
-        _variant(name, steps, composition, opened, done, output)
-        for name, steps in composition.variants.items()
-        if not variants or name in variants or name == composition.reference
-    ]
+    reports = [_variant(name, steps, composition, opened, done, output) for name, steps in composition.variants.items()]
     best, because = recommend(reports)
     report = BuildReport(
         recipe=loaded.recipe.recipe,
@@ -68,18 +64,6 @@ def build(
     if output:
         write_atomically(output / loaded.recipe.recipe / "report.json", report.model_dump_json(indent=1) + "\n")
     return report
-
-
-def chosen(asked: Sequence[str], known: Sequence[str]) -> frozenset[str]:
-    """The variants asked for. Raises RecipeError where one is unknown."""
-    import difflib
-
-    for name in asked:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are: {', '.join(known)}"
-            raise RecipeError(f"the recipe has no variant {name!r}", hint=hint)
-    return frozenset(asked)
 
 
 def _variant(

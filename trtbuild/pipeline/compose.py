@@ -8,23 +8,24 @@ source --export--> FP32 --autocast--> FP16 --------------------> build --> engin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Literal
 
 from trtbuild.core import machine
-from trtbuild.core.errors import BackendMissing
+from trtbuild.core.errors import BackendMissing, RecipeError
 from trtbuild.core.sources import HuggingFaceSource, OnnxSource
 from trtbuild.core.tensors import Shapes
-from trtbuild.core.values import Options
 from trtbuild.pipeline.plan import Plan, Ref, Step
-from trtbuild.recipe.expand import variants as expand
-from trtbuild.recipe.load import LoadedRecipe, metric_source, model_source, sample_source
-from trtbuild.recipe.schema import Variant
+from trtbuild.recipe.expand import Variant, reference, variants
+from trtbuild.recipe.fields import nearest
+from trtbuild.recipe.load import LoadedRecipe
+from trtbuild.recipe.sources import sources
 from trtbuild.stages.autocast import AutocastOptions, autocast
 from trtbuild.stages.build import build
-from trtbuild.stages.calibrate import CalibrateOptions, calibrate
+from trtbuild.stages.calibrate import calibrate
 from trtbuild.stages.export import adopt, export
-from trtbuild.stages.insert import InsertOptions, insert
+from trtbuild.stages.insert import insert
 from trtbuild.stages.judge import judge
 from trtbuild.stages.measure import measure
 from trtbuild.stages.observe import observe, observe_onnx
@@ -57,21 +58,26 @@ class Composition:
     backend_because: str
 
 
-def compose(loaded: LoadedRecipe, only: frozenset[str] = frozenset()) -> Composition:
-    """Turn a recipe into steps, for all variants or for `only` some of them and the reference."""
+def compose(loaded: LoadedRecipe, only: Sequence[str] = ()) -> Composition:
+    """Turn a recipe into steps, for all variants or for `only` some of them and the reference.
+
+    Raises RecipeError where a variant is unknown, BackendMissing where the backend asked for is not there.
+    """
     recipe = loaded.recipe
-    variants = expand(recipe)
+    known = variants(recipe)
+    measure_of = reference(recipe, known)
+    for name in only:
+        if name not in known:
+            raise RecipeError(f"the recipe has no variant {name!r}", hint=nearest(name, known))
+    chosen = {name: variant for name, variant in known.items() if not only or name in only or name == measure_of}
     backend, because = choose_backend(recipe.engine.backend, recipe.engine.target)
     shared = _Shared(loaded, backend)
-    chosen = {
-        name: variant for name, variant in variants.items() if not only or name in only or name == recipe.reference_name
-    }
     engines = {name: shared.engine(name, variant) for name, variant in chosen.items()}
     steps = {
-        name: shared.judged(name, chosen[name], engine, coverage, engines[recipe.reference_name][0])
+        name: shared.judged(name, chosen[name], engine, coverage, engines[measure_of][0])
         for name, (engine, coverage) in engines.items()
     }
-    return Composition(shared.plan, steps, recipe.reference_name, recipe.shapes, backend, because)
+    return Composition(shared.plan, steps, measure_of, recipe.shapes, backend, because)
 
 
 def choose_backend(asked: str, target: str | None) -> tuple[str, str]:
@@ -100,11 +106,11 @@ class _Shared:
 
     def __init__(self, loaded: LoadedRecipe, backend: str) -> None:
         self.plan = Plan(loaded.recipe.recipe)
-        self._loaded, self._recipe, self._backend = loaded, loaded.recipe, backend
-        self._source = model_source(loaded)
+        self._recipe, self._backend = loaded.recipe, backend
+        found = sources(loaded)
+        self._source, self._metric = found.model, found.metric
         self._loader = "huggingface" if isinstance(self._source, HuggingFaceSource) else "factory"
-        self._samples = self.plan.add("sample", sample, source=sample_source(loaded), shapes=loaded.recipe.shapes)
-        self._metric = metric_source(loaded)
+        self._samples = self.plan.add("sample", sample, source=found.samples, shapes=loaded.recipe.shapes)
 
     def engine(self, name: str, variant: Variant) -> tuple[Ref, Ref]:
         """The steps that end in a variant's engine: the engine, and its coverage."""
@@ -116,7 +122,7 @@ class _Shared:
                 insert,
                 model=model,
                 plan=self._calibrated(name, variant)["quantizationplan"],
-                options=_part(InsertOptions, variant.quantize),
+                options=variant.quantize.insert,
             )
             model, coverage = inserted["model"], inserted["coverage"]
         built = self.plan.add(
@@ -125,7 +131,7 @@ class _Shared:
             model=model,
             coverage=coverage,
             shapes=self._recipe.shapes,
-            options=variant.engine,
+            options=variant.engine.build,
             compiler=self._backend,
         )
         return built["engine"], built["coverage"]
@@ -214,7 +220,7 @@ class _Shared:
 
     def _calibrated(self, name: str, variant: Variant) -> Step:
         assert variant.quantize is not None
-        options = _part(CalibrateOptions, variant.quantize)
+        options = variant.quantize.calibrate
         return self.plan.add(
             f"calibrate-{options.format}",
             calibrate,
@@ -224,11 +230,3 @@ class _Shared:
             loader=self._loader,
             calibrator="modelopt",
         )
-
-
-Part = TypeVar("Part", bound=Options)
-
-
-def _part(kind: type[Part], quantize: Options) -> Part:
-    """The fields of a variant's `quantize` section that one stage takes."""
-    return kind.model_validate({name: getattr(quantize, name) for name in kind.model_fields})

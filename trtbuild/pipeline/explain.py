@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trtbuild.core.report import PlannedStep, PlanReport
-from trtbuild.pipeline.build import chosen
 from trtbuild.pipeline.compose import compose
 from trtbuild.pipeline.decide import Decision, Reuse, Run, Unknown, decide
 from trtbuild.pipeline.file_digests import FileDigests
@@ -18,7 +17,7 @@ from trtbuild.recipe.load import load
 def explain(recipe: str | Path, *, sets: Sequence[str] = (), variants: Sequence[str] = (), store: Path) -> PlanReport:
     """Decide every step as far as that is known before running, by the same `decide` that `build` asks."""
     loaded = load(recipe, sets)
-    composition = compose(loaded, chosen(variants, loaded.variant_names))
+    composition = compose(loaded, variants)
     opened = Store(store)
     files = FileDigests(store / "digests.sqlite")
     steps = []

@@ -8,7 +8,7 @@ from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from trtbuild.core.quantization import Format
+from trtbuild.core.formats import Format
 from trtbuild.core.tensors import Shapes
 from trtbuild.core.values import Options, Value
 from trtbuild.stages.build import BuildOptions
@@ -18,7 +18,7 @@ from trtbuild.stages.insert import InsertOptions
 from trtbuild.stages.judge import Gates
 from trtbuild.stages.measure import MeasureOptions
 
-O = TypeVar("O", bound=Options)
+Part = TypeVar("Part", bound=Options)
 
 RECIPE_NAME = "^[a-z0-9][a-z0-9_-]*$"
 VARIANT_NAME = "^[a-z0-9][a-z0-9._-]*$"
@@ -49,7 +49,10 @@ class Entry(Value):
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         mapping = handler.resolve_ref_schema(handler(schema))
         text = {"type": "string", "pattern": ENTRY}
-        return {"description": mapping.get("description", ""), "anyOf": [text, {**mapping, "description": "With arguments."}]}
+        return {
+            "description": mapping.get("description", ""),
+            "anyOf": [text, {**mapping, "description": "With arguments."}],
+        }
 
 
 class HuggingFaceModel(Value):
@@ -106,7 +109,9 @@ class DataRecipe(Value):
     """Real inputs of the model, to calibrate on and to compare with."""
 
     generator: EntryName
-    """`module:function`; `function(split, count)` yields dictionaries of numpy arrays, split is `calibration` or `evaluation`."""
+    """`module:function`; `function(split, count)` yields dictionaries of numpy arrays.
+
+    `split` is `calibration` or `evaluation`; the two must share no sample."""
     arguments: dict[str, Any] = {}
     """Further keyword arguments for the generator."""
     files: list[str] = []
@@ -204,5 +209,5 @@ class Recipe(Value):
     """A path inside a variant, and the values to try: multiplies every variant that sets no value there."""
 
 
-def _part(options: Options, kind: type[O]) -> O:
+def _part(options: Options, kind: type[Part]) -> Part:
     return kind(**{name: getattr(options, name) for name in kind.model_fields})

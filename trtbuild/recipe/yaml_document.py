@@ -110,10 +110,10 @@ class _Reader:
         what = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)
         if mark is None and isinstance(position := getattr(error, "position", None), int):
             before = text.encode()[:position].decode(errors="ignore")
-            mark = yaml.Mark(self.origin.source, position, before.count("\n"), 0, None, None)
+            mark = yaml.Mark(self.origin.source, position, before.count("\n"), 0, "", 0)
         if isinstance(error, yaml.composer.ComposerError) and "single document" in str(error):
             what = "a recipe is one YAML document, and a second one begins here"
-        context = f" {error.context}" if getattr(error, "context", None) and "document" not in what else ""
+        context = f" {found}" if (found := getattr(error, "context", None)) and "document" not in what else ""
         return RecipeError([Problem(self._shown(mark), f"is not YAML:{context} {what}".replace("  ", " "))])
 
     def _value(self, node: yaml.Node, path: KeyPath, around: tuple[int, ...]) -> Any:
@@ -126,15 +126,18 @@ class _Reader:
         if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
             items = []
             for number, item in enumerate(node.value):
-                self.places[(*path, number)] = self._place(item, item)
-                items.append(self._value(item, (*path, number), around))
+                at = (*path, number)
+                self.places[at] = self._place(item, item)
+                items.append(self._value(item, at, around))
             return items
         return self._scalar(node)
 
     def _count(self, node: yaml.Node) -> None:
         self.nodes += 1
         if self.nodes > MAX_NODES:
-            raise RecipeError([Problem(self._shown(node.start_mark), f"holds more than {MAX_NODES:,} values, aliases expanded")])
+            raise RecipeError(
+                [Problem(self._shown(node.start_mark), f"holds more than {MAX_NODES:,} values, aliases expanded")]
+            )
 
     def _mapping(self, node: yaml.MappingNode, path: KeyPath, around: tuple[int, ...]) -> dict[str, Any]:
         mapping: dict[str, Any] = {}
@@ -145,15 +148,18 @@ class _Reader:
                 continue
             own = any(key_node is mine for mine, _ in node.value)
             if own and key in lines:
-                message = f"{key!r} is here twice: first on line {lines[key]}, again on line {key_node.start_mark.line + 1}"
+                message = (
+                    f"{key!r} is here twice: first on line {lines[key]}, again on line {key_node.start_mark.line + 1}"
+                )
                 self.problems.append(Problem(self._shown(key_node.start_mark), message, "keep one of them"))
                 continue
             if own:
                 lines[key] = key_node.start_mark.line + 1
+            here = (*path, key)
             if key in mapping:  # a merged key that is overridden here: forget where its parts were
-                self.places = {at: place for at, place in self.places.items() if at[: len(path) + 1] != (*path, key)}
-            self.places[(*path, key)] = self._place(key_node, value_node)
-            mapping[key] = self._value(value_node, (*path, key), around)
+                self.places = {at: place for at, place in self.places.items() if at[: len(path) + 1] != here}
+            self.places[here] = self._place(key_node, value_node)
+            mapping[key] = self._value(value_node, here, around)
         return mapping
 
     def _merged_first(self, node: yaml.MappingNode, around: tuple[int, ...]) -> Iterator[tuple[yaml.Node, yaml.Node]]:
@@ -165,7 +171,9 @@ class _Reader:
             merged = value.value if isinstance(value, yaml.SequenceNode) else [value]
             for other in reversed(merged):
                 if not isinstance(other, yaml.MappingNode) or id(other) in around:
-                    self.problems.append(Problem(self._shown(key.start_mark), "<< takes a mapping, or a list of mappings"))
+                    self.problems.append(
+                        Problem(self._shown(key.start_mark), "<< takes a mapping, or a list of mappings")
+                    )
                 else:
                     yield from self._merged_first(other, (*around, id(other)))
         yield from ((key, value) for key, value in node.value if key.tag != _TAG + "merge")
@@ -174,7 +182,10 @@ class _Reader:
         if isinstance(node, yaml.ScalarNode) and node.tag in _TEXT:
             return str(node.value)
         if isinstance(node, yaml.ScalarNode) and node.tag in _CONSTRUCTED:
-            message, hint = f"YAML reads the key {node.value} as {self._scalar(node)!r}, not as text", f'write "{node.value}" in quotes'
+            message, hint = (
+                f"YAML reads the key {node.value} as {self._scalar(node)!r}, not as text",
+                f'write "{node.value}" in quotes',
+            )
         else:
             message, hint = "a key must be text", ""
         self.problems.append(Problem(self._shown(node.start_mark), message, hint))
@@ -190,7 +201,9 @@ class _Reader:
                 self.problems.append(Problem(self._shown(node.start_mark), f"{node.value!r} is not what its tag says"))
                 return None
         tag = node.tag.replace(_TAG, "!!")
-        self.problems.append(Problem(self._shown(node.start_mark), f"the tag {tag} is not allowed", "a recipe has plain values only"))
+        self.problems.append(
+            Problem(self._shown(node.start_mark), f"the tag {tag} is not allowed", "a recipe has plain values only")
+        )
         return None
 
     def _place(self, key: yaml.Node, value: yaml.Node) -> Place:

@@ -134,7 +134,7 @@ def test_a_broken_index_is_named(folder: Path) -> None:
 
 
 def test_weights_that_would_be_random_are_an_error(folder: Path) -> None:
-    with pytest.raises(ModelError, match="has no weights for .* tensors of BertForMaskedLM"):
+    with pytest.raises(ModelError, match=r"has no weights for .* tensors of BertForMaskedLM"):
         load(folder, auto_class="AutoModelForMaskedLM")
 
 

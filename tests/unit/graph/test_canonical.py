@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from conftest import MODELS, run, sample
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.unit.graph.examples import MODELS, run, sample
 from trtbuild.core.artifacts import OnnxModel
 from trtbuild.graph import canonical, document
 

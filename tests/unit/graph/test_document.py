@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from conftest import run, sample
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.unit.graph.examples import run, sample
 from trtbuild.core.artifacts import OnnxModel
 from trtbuild.core.errors import ModelError
 from trtbuild.core.tensors import AxisRange, Shapes, TensorSpec

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from conftest import MODELS, linears, make_plan, run, run_model, sample
 
+from tests.unit.graph.examples import MODELS, linears, make_plan, run, run_model, sample
 from trtbuild.core.errors import ModelError
 from trtbuild.core.quantization import ModuleQuantization, Plan
 from trtbuild.graph import document, insertion, smoothing

@@ -1,0 +1,66 @@
+"""Golden stage versions: code that decides results must not change while its version stands still.
+
+`stage_versions.json` holds each stage's version and a hash of its module's and its graph code's syntax tree. After a change
+that may alter results, bump `version` in the stage; after any change, run `python -m tests.architecture.test_stage_versions`.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from pathlib import Path
+
+from tests.architecture.test_house import PACKAGE, STAGES
+
+GOLDEN = Path(__file__).with_name("stage_versions.json")
+BEHIND = {
+    "export": ["backends/pytorch.py", "backends/huggingface.py", "graph/canonical.py", "graph/document.py"],
+    "adopt": ["graph/canonical.py", "graph/document.py"],
+    "autocast": ["backends/autocast.py"],
+    "calibrate": ["backends/modelopt.py", "core/quantization.py"],
+    "insert": ["graph/insertion.py", "graph/smoothing.py", "graph/folding.py", "graph/quantize.py", "graph/embeddings.py"],
+    "build": ["backends/onnxruntime.py"],
+    "validate": ["backends/polygraphy.py"],
+    "measure": ["backends/onnxruntime.py"],
+}
+"""What stands behind a stage beside its own module."""
+
+
+def _hash(files: list[Path]) -> str:
+    trees = [ast.dump(_without_docstrings(ast.parse(file.read_text()))) for file in files]
+    return hashlib.sha256("\n".join(trees).encode()).hexdigest()[:16]
+
+
+def _without_docstrings(tree: ast.AST) -> ast.AST:
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [  # type: ignore[attr-defined]  # every node with a list body is a block
+                line for line in body if not (isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant))
+            ]
+    return tree
+
+
+def current() -> dict[str, dict[str, object]]:
+    return {
+        stage.name: {
+            "version": stage.version,
+            "code": _hash(
+                [PACKAGE / f"{stage.entry.split(':')[0].removeprefix('trtbuild.').replace('.', '/')}.py"]
+                + [PACKAGE / name for name in BEHIND.get(stage.name, [])]
+            ),
+        }
+        for stage in sorted(STAGES, key=lambda stage: stage.name)
+    }
+
+
+def test_stage_code_and_versions_are_the_recorded_ones() -> None:
+    assert current() == json.loads(GOLDEN.read_text()), (
+        "stage code changed: bump its version if results may differ, then run "
+        "`python -m tests.architecture.test_stage_versions`"
+    )
+
+
+if __name__ == "__main__":
+    GOLDEN.write_text(json.dumps(current(), indent=1) + "\n")

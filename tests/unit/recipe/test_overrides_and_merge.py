@@ -1,0 +1,109 @@
+"""`--set` and `extends`: one value over another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trtbuild.recipe.merge import merged, merged_documents
+from trtbuild.recipe.overrides import overridden
+from trtbuild.recipe.yaml_document import Document, Place, parse_document
+
+FILE = Place("r.yaml", Path(), line=1)
+TEXT = "engine: {threads: 1}\nshapes: {inputs: {x: {dims: [a, 8]}}}\nvariants: {fp16: {}}\nmatrix: {engine.threads: [1]}\nrecipe: t\n"
+
+keys = st.sampled_from("abc")
+values = st.recursive(
+    st.integers() | st.text(max_size=3), lambda inner: st.dictionaries(keys, inner, max_size=3), max_leaves=8
+)
+mappings = st.dictionaries(keys, values, max_size=3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "path", "value"),
+    [
+        ("engine.threads=4", ["engine", "threads"], 4),
+        ("shapes.inputs.x.dims.1=16", ["shapes", "inputs", "x", "dims", 1], 16),
+        ("gates.accuracy.cosine_mean.min=0.9", ["gates", "accuracy", "cosine_mean", "min"], 0.9),
+        ("matrix.engine.threads=[1, 2]", ["matrix", "engine.threads"], [1, 2]),
+        ("matrix.engine.threads.0=3", ["matrix", "engine.threads", 0], 3),
+        ("matrix.quantize.alpha=[1]", ["matrix", "quantize.alpha"], [1]),
+        ("variants.fp32={precision: fp32}", ["variants", "fp32", "precision"], "fp32"),
+        ('engine.target="10.10"', ["engine", "target"], "10.10"),
+        ("description=a=b", ["description"], "a=b"),
+        ("metric=", ["metric"], None),
+    ],
+)
+def test_set(setting: str, path: list[str | int], value: Any) -> None:
+    before = parse_document(TEXT, FILE)
+    document, problems = overridden(before, [setting], Path())
+    found = document.value
+    for key in path:
+        found = found[key]
+    assert (found, problems) == (value, [])
+    assert str(document.places[tuple(path)]) == f"--set {setting}"
+    assert before.value == parse_document(TEXT, FILE).value
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("engine.threads", "is not path=value"),
+        ("=3", "is not path=value"),
+        ("variants.fp61.precision=fp32", "did you mean fp16?"),
+        ("shapes.inputs.x.dims.2=1", "a list of 2"),
+        ("recipe.x=1", "recipe is 't', which has no 'x' inside"),
+        ("engine.threads=[", "is not YAML"),
+        ("extends=x", "can only be written in a recipe"),
+    ],
+)
+def test_a_set_that_is_refused(setting: str, words: str) -> None:
+    _, (problem,) = overridden(parse_document(TEXT, FILE), [setting], Path())
+    assert problem.place == f"--set {setting}"
+    assert words in str(problem)
+
+
+@given(mappings, mappings, mappings)
+def test_merging_is_associative_and_the_last_wins(
+    one: dict[str, Any], two: dict[str, Any], three: dict[str, Any]
+) -> None:
+    assert merged(one, merged(two, three)) == merged(merged(one, two), three) or _kinds_differ(one, two, three)
+    assert merged(one, {}) == one
+    assert merged({}, one) == one
+    assert merged(one, one) == one
+    assert set(merged(one, two)) == set(one) | set(two)
+
+
+def _kinds_differ(*mappings: Any) -> bool:
+    """A text between two mappings cuts the merge, on one side only: then order of merging matters."""
+    shared = [key for key in "abc" if sum(key in mapping for mapping in mappings) > 1]
+    for key in shared:
+        present = [mapping[key] for mapping in mappings if key in mapping]
+        if len({isinstance(value, dict) for value in present}) > 1:
+            return True
+        if isinstance(present[0], dict) and _kinds_differ(*present):
+            return True
+    return False
+
+
+@given(mappings, mappings)
+def test_every_merged_value_has_a_place(one: dict[str, Any], two: dict[str, Any]) -> None:
+    document = merged_documents(_placed(one, "one"), _placed(two, "two"))
+    assert set(document.places) == set(_placed(document.value, "").places)
+    for path in _placed(two, "").places:
+        assert document.places[path].source == "two"
+
+
+def _placed(value: Any, source: str) -> Document:
+    def paths(value: Any, at: tuple[str, ...]) -> list[tuple[str, ...]]:
+        return (
+            [at] + [path for key in value for path in paths(value[key], (*at, key))]
+            if isinstance(value, dict)
+            else [at]
+        )
+
+    return Document(value, {path: Place(source, Path()) for path in paths(value, ())})

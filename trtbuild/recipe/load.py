@@ -1,0 +1,109 @@
+"""Read a recipe: files to values, each of which knows where it was written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from trtbuild.core.errors import Problem, RecipeError
+from trtbuild.recipe.checks import check
+from trtbuild.recipe.fields import nearest
+from trtbuild.recipe.merge import merged_documents
+from trtbuild.recipe.overrides import overridden
+from trtbuild.recipe.problems import findings_of, located, place_of
+from trtbuild.recipe.schema import Recipe
+from trtbuild.recipe.yaml_document import Document, KeyPath, Place, read_document
+
+RECIPE_FILE = "recipe.yaml"
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe that holds together, and the place of everything in it."""
+
+    recipe: Recipe
+    file: Path
+    """The recipe file, absolute."""
+    folder: Path
+    """Its folder, absolute."""
+    document: Document
+    """The values as spelled, with their places."""
+
+    @property
+    def origins(self) -> Mapping[str, str]:
+        """Dotted path to `file:line` or `--set path=value`, for every value that was written somewhere."""
+        return {".".join(map(str, path)): str(place) for path, place in self.document.places.items() if path}
+
+    def origin(self, path: str) -> str:
+        """Where a dotted path got its value: `file:line`, `--set path=value` or `default`."""
+        return self.origins.get(path, "default")
+
+    def place(self, *path: str | int) -> Place:
+        """The place of a path, or of the nearest mapping around it."""
+        return place_of(self.document, path)
+
+
+def load(recipe: str | Path, sets: Sequence[str] = ()) -> LoadedRecipe:
+    """Load a recipe file, or the recipe.yaml of a folder. Raises RecipeError with everything that is wrong."""
+    file = _found(Path(recipe))
+    document = _with_inherited(file, str(file), ())
+    document, problems = overridden(document, sets, file.resolve().parent)
+    try:
+        # JSON mode is strict about numbers, texts and truth values, and still takes mappings for values.
+        valid = Recipe.model_validate_json(json.dumps(document.value), strict=True)
+    except ValidationError as error:
+        raise RecipeError(located(document, findings_of(error, document)) + problems) from None
+    if problems := located(document, check(valid, document)) + problems:
+        raise RecipeError(problems)
+    return LoadedRecipe(valid, file.resolve(), file.resolve().parent, document)
+
+
+def _found(recipe: Path) -> Path:
+    """The recipe file that the argument means."""
+    if recipe.is_file():
+        return recipe
+    if recipe.is_dir():
+        if (inside := recipe / RECIPE_FILE).is_file():
+            return inside
+        there = sorted(entry.name for entry in recipe.iterdir() if entry.suffix in (".yaml", ".yml"))
+        listed = f"there is: {', '.join(there)}" if there else "there is no .yaml file in it"
+        raise RecipeError(f"{recipe} has no {RECIPE_FILE}", hint=listed)
+    around = recipe.parent
+    if not around.is_dir():
+        raise RecipeError(f"there is no recipe {recipe}", hint=f"there is no folder {around}")
+    entries = sorted(around.iterdir())
+    known = [entry.name for entry in entries if entry.suffix in (".yaml", ".yml") or (entry / RECIPE_FILE).is_file()]
+    hint = nearest(recipe.name, known, none=f"there are no recipes in {around}")
+    raise RecipeError(f"there is no recipe {recipe}", hint=hint)
+
+
+def _with_inherited(file: Path, shown: str, heirs: tuple[Path, ...]) -> Document:
+    """The file's document over that of the recipe it extends."""
+    document = read_document(file, shown)
+    if not isinstance(document.value, dict):
+        what = "is empty" if document.value is None else "is not a mapping"
+        raise RecipeError([Problem(f"{shown}:1", what, "a recipe begins with `recipe: <name>`")])
+    extends = document.value.get("extends")
+    if not isinstance(extends, str):
+        return document  # absent, or of a type that validation refuses
+    path: KeyPath = ("extends",)
+    place = str(document.places[path])
+    heirs = (*heirs, file.resolve())
+    under = Path(os.path.normpath(file.parent / extends))
+    try:
+        under = _found(under)
+    except RecipeError as error:
+        raise RecipeError([Problem(place, f"extends: {error.message}", error.hint)]) from None
+    if under.resolve() in heirs:
+        circle = " -> ".join(
+            heir.name if heir.name != RECIPE_FILE else f"{heir.parent.name}/{heir.name}" for heir in heirs
+        )
+        raise RecipeError(
+            [Problem(place, f"extends {extends}, which extends this recipe in turn: {circle} -> {extends}")]
+        )
+    return merged_documents(_with_inherited(under, str(under), heirs), document)

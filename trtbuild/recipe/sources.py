@@ -1,0 +1,112 @@
+"""The outside of a recipe made concrete: its model, sample generator and metric, each with the files that decide it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+from trtbuild.core.errors import Problem, RecipeError
+from trtbuild.core.sources import HuggingFaceSource, MetricSource, ModelSource, OnnxSource, PythonSource, SampleSource
+from trtbuild.recipe import locate
+from trtbuild.recipe.load import LoadedRecipe
+from trtbuild.recipe.schema import HuggingFaceModel
+from trtbuild.recipe.yaml_document import KeyPath
+
+T = TypeVar("T")
+
+
+class Sources(NamedTuple):
+    """Everything that a recipe takes from outside."""
+
+    model: ModelSource
+    samples: SampleSource
+    metric: MetricSource
+
+
+def sources(loaded: LoadedRecipe) -> Sources:
+    """All sources of a recipe. Raises RecipeError with everything that is not there."""
+    problems: list[Problem] = []
+
+    def collected(make: Callable[[LoadedRecipe], T]) -> T | None:
+        try:
+            return make(loaded)
+        except RecipeError as error:
+            problems.extend(error.problems)
+            return None
+
+    model, samples, metric = collected(model_source), collected(sample_source), collected(metric_source)
+    if model is None or samples is None or metric is None:
+        raise RecipeError(problems)
+    return Sources(model, samples, metric)
+
+
+def model_source(loaded: LoadedRecipe) -> ModelSource:
+    """Where the model comes from. Raises RecipeError where it is not there."""
+    model = loaded.recipe.model
+    if model.factory is not None:
+        entry = model.factory
+        return _python(loaded, ("model", "factory"), "entry", entry.entry, entry.arguments, entry.files)
+    if model.huggingface is not None:
+        return _hugging_face(loaded, model.huggingface)
+    assert model.onnx is not None
+    at: KeyPath = ("model", "onnx")
+    spelled, folder = model.onnx, loaded.place(*at).folder
+    return OnnxSource(file=_there(loaded, at, lambda: locate.onnx_file(locate.path_of(spelled, folder))))
+
+
+def sample_source(loaded: LoadedRecipe) -> SampleSource:
+    """Who makes the samples, and how many. Raises RecipeError where the generator is not there."""
+    data = loaded.recipe.data
+    python = _python(loaded, ("data",), "generator", data.generator, data.arguments, data.files)
+    return SampleSource(python=python, calibration=data.calibration, evaluation=data.evaluation)
+
+
+def metric_source(loaded: LoadedRecipe) -> MetricSource:
+    """The recipe's own metric, if it has one. Raises RecipeError where it is named and not there."""
+    metric = loaded.recipe.metric
+    if metric is None:
+        return MetricSource()
+    return MetricSource(python=_python(loaded, ("metric",), "entry", metric.entry, metric.arguments, metric.files))
+
+
+def _hugging_face(loaded: LoadedRecipe, model: HuggingFaceModel) -> HuggingFaceSource:
+    hub, revision, spelled = model.hub, model.revision, model.folder
+    at: KeyPath = ("model", "huggingface", "folder" if hub is None else "hub")
+    if hub is not None:
+        folder = _there(loaded, at, lambda: locate.model_folder(locate.hub_folder(hub, revision or "")))
+    else:
+        beside = loaded.place(*at).folder
+        folder = _there(loaded, at, lambda: locate.model_folder(locate.path_of(spelled or "", beside)))
+    return HuggingFaceSource(
+        folder=folder, auto_class=model.auto_class, outputs=model.outputs, load_options=model.options
+    )
+
+
+def _python(
+    loaded: LoadedRecipe, at: KeyPath, key: str, entry: str, arguments: dict[str, Any], patterns: list[str]
+) -> PythonSource:
+    """A Python source; its module is looked for beside the file that names it, which `extends` may make another one."""
+    folder = loaded.place(*at, key).folder
+    files, problems = [], []
+    try:
+        files += _there(loaded, (*at, key), lambda: locate.module_files(entry.partition(":")[0], folder))
+    except RecipeError as error:
+        problems += error.problems
+    for number, pattern in enumerate(patterns):
+        where = (*at, "files", number)
+        try:
+            files += _there(loaded, where, partial(locate.globbed, pattern, loaded.place(*where).folder))
+        except RecipeError as error:
+            problems += error.problems
+    if problems:
+        raise RecipeError(problems)
+    return PythonSource(entry=entry, arguments=arguments, folder=folder, files=list(dict.fromkeys(files)))
+
+
+def _there(loaded: LoadedRecipe, at: KeyPath, find: Callable[[], T]) -> T:
+    try:
+        return find()
+    except locate.NotFound as missing:
+        message = f"{'.'.join(map(str, at))}: {missing.message}"
+        raise RecipeError([Problem(str(loaded.place(*at)), message, missing.hint)]) from None
