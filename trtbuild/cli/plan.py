@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -29,9 +31,9 @@ def plan(
     if as_json:
         click.echo(report.model_dump_json(indent=2))
     else:
-        from trtbuild.reports.console import plan_table, show
+        from trtbuild.reports.plain import plan_lines
 
-        show(plan_table(report))
+        click.echo("\n".join(plan_lines(report)))
 
 
 @click.command()
@@ -56,9 +58,9 @@ def explain(
     if as_json:
         click.echo(report.model_copy(update={"steps": wanted}).model_dump_json(indent=2))
         return
-    width = max(len(step.name) for step in wanted)
-    for step in wanted:
-        click.echo(f"{step.name:<{width}}  {step.decision:<7}  {step.reason}")
+    from trtbuild.reports.plain import decision_lines
+
+    click.echo("\n".join(decision_lines(wanted)))
 
 
 def _values(recipe: Path, sets: tuple[str, ...], as_json: bool) -> None:
@@ -66,9 +68,21 @@ def _values(recipe: Path, sets: tuple[str, ...], as_json: bool) -> None:
 
     from trtbuild.recipe.load import load
 
-    rows = load(recipe, sets).values()
+    loaded = load(recipe, sets)
+    rows = [
+        (path, value, loaded.origin(path))
+        for path, value in _leaves("", loaded.recipe.model_dump(mode="json", by_alias=True))
+    ]
     if as_json:
         click.echo(json.dumps({path: {"value": value, "from": origin} for path, value, origin in rows}, indent=2))
         return
     for path, value, origin in rows:
         click.echo(f"{path} = {json.dumps(value)}  # {origin}")
+
+
+def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _leaves(f"{path}.{key}" if path else str(key), item)
+    else:
+        yield path, value

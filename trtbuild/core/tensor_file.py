@@ -21,7 +21,8 @@ Tensors = dict[str, Array]
 
 def write_tensors(path: Path, tensors: Tensors) -> None:
     """Write tensors by name, sorted, so that equal tensors give equal bytes."""
-    save_file({name: np.ascontiguousarray(tensors[name]) for name in sorted(tensors)}, path)
+    # np.ascontiguousarray would make a scalar one-dimensional.
+    save_file({name: np.asarray(tensors[name], order="C") for name in sorted(tensors)}, path)
 
 
 def read_tensors(path: Path) -> Tensors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic import ConfigDict, Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -30,7 +30,13 @@ EntryName = Annotated[str, Field(pattern=ENTRY)]
 VariantName = Annotated[str, Field(pattern=VARIANT_NAME)]
 
 
-class Entry(Value):
+class Section(Value):
+    """A part of a recipe. Built with the recipe that holds it, not once more by itself: that halves the import."""
+
+    model_config = ConfigDict(defer_build=True)
+
+
+class Entry(Section):
     """A Python function: `module:function`, or a mapping with its arguments."""
 
     entry: EntryName
@@ -55,7 +61,7 @@ class Entry(Value):
         }
 
 
-class HuggingFaceModel(Value):
+class HuggingFaceModel(Section):
     """A Hugging Face model: a folder, or a commit of a hub model that was downloaded before."""
 
     folder: str | None = None
@@ -84,7 +90,7 @@ class HuggingFaceModel(Value):
         return self
 
 
-class ModelRecipe(Value):
+class ModelRecipe(Section):
     """Where the model comes from: exactly one of these."""
 
     huggingface: HuggingFaceModel | None = None
@@ -105,7 +111,7 @@ class ModelRecipe(Value):
         return self
 
 
-class DataRecipe(Value):
+class DataRecipe(Section):
     """Real inputs of the model, to calibrate on and to compare with."""
 
     generator: EntryName
@@ -157,7 +163,7 @@ class EngineOptions(BuildOptions):
         return _part(self, BuildOptions)
 
 
-class VariantRecipe(Value):
+class VariantRecipe(Section):
     """One engine of the recipe, and where it differs from the others."""
 
     description: str = ""

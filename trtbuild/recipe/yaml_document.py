@@ -114,6 +114,8 @@ class _Reader:
         if isinstance(error, yaml.composer.ComposerError) and "single document" in str(error):
             what = "a recipe is one YAML document, and a second one begins here"
         context = f" {found}" if (found := getattr(error, "context", None)) and "document" not in what else ""
+        if mark is not None and mark.line > (last := text.rstrip().count("\n")):  # libyaml's end of the text
+            mark = yaml.Mark(self.origin.source, 0, last, 0, "", 0)
         return RecipeError([Problem(self._shown(mark), f"is not YAML:{context} {what}".replace("  ", " "))])
 
     def _value(self, node: yaml.Node, path: KeyPath, around: tuple[int, ...]) -> Any:

@@ -7,12 +7,14 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from trtbuild.core.report import BenchReport, BuildReport, DoctorReport, PlanReport, VariantReport
+from trtbuild.core.report import BenchReport, BuildReport, DoctorReport, VariantReport
 
 
 def show(picture: RenderableType) -> None:
-    """Print to standard output."""
-    Console(highlight=False, soft_wrap=False).print(picture)
+    """Print to standard output: as wide as the terminal, and where there is none as wide as a table needs."""
+    console = Console(highlight=False)
+    console = console if console.is_terminal else Console(highlight=False, width=160)
+    console.print(picture)
 
 
 def size(size_bytes: float) -> str:
@@ -26,15 +28,15 @@ def size(size_bytes: float) -> str:
 def build_table(report: BuildReport) -> RenderableType:
     """The variants side by side, why some failed, and which to ship."""
     metrics = list(dict.fromkeys(name for variant in report.variants for name in variant.accuracy))
-    shown = [name for name in metrics if name not in ("snr_db", "max_abs_error")][:4]
+    shown = metrics[:3]  # the task's own come first; --json has all
     table = Table(title=f"{report.recipe} on {report.backend}", title_justify="left", title_style="bold")
-    table.add_column("variant")
+    table.add_column("variant", no_wrap=True)
     for heading in ("size", "median", "p95", f"vs {report.reference}"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     for name in shown:
-        table.add_column(name.replace("_", " "), justify="right")
-    table.add_column("coverage", justify="right")
-    table.add_column("verdict")
+        table.add_column(name.replace("_", " "), justify="right", min_width=6)
+    table.add_column("coverage", justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     for variant in report.variants:
         table.add_row(*_row(variant, shown, ship=variant.name == report.recommended))
     lines: list[RenderableType] = [table]
@@ -55,23 +57,6 @@ def build_table(report: BuildReport) -> RenderableType:
         )
     )
     return Group(*lines)
-
-
-def plan_table(report: PlanReport) -> RenderableType:
-    """The steps in order, what a build would do with each, and why."""
-    table = Table(title=f"{report.recipe} on {report.backend} ({report.backend_because})", title_justify="left")
-    for heading in ("step", "does", "from", "build would", "because"):
-        table.add_column(heading, overflow="fold")
-    styles = {"run": "blue", "reuse": "green", "unknown": "yellow"}
-    for step in report.steps:
-        table.add_row(
-            step.name,
-            step.does.lower(),
-            ", ".join(dict.fromkeys(step.inputs.values())) or "the recipe",
-            Text({"unknown": "see then"}.get(step.decision, step.decision), styles[step.decision]),
-            escape(step.reason),
-        )
-    return table
 
 
 def bench_table(report: BenchReport) -> RenderableType:

@@ -219,7 +219,8 @@ def test_extends_merges_deeply_and_keeps_places(tmp_path: Path) -> None:
     write(tmp_path / "family", BASE)
     child = write(
         tmp_path / "child",
-        "extends: ../family\nrecipe: child\nvariants:\n  small: {quantize: {alpha: 0.5}}\n  fp16: null\n  fp32: {precision: fp32}\n",
+        "extends: ../family\nrecipe: child\nvariants:\n"
+        "  small: {quantize: {alpha: 0.5}}\n  fp16: null\n  fp32: {precision: fp32}\n",
     )
     recipe = load(child)
     assert recipe.recipe.recipe == "child"
@@ -238,7 +239,7 @@ def test_extends_in_a_circle_or_to_nothing(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="in turn") as caught:
         load(tmp_path / "a")
     assert caught.value.problems[0].place.endswith("b/recipe.yaml:3")
-    only(problems(tmp_path, "recipe: x\nextends: ./bb\n"), 2, "there is no recipe", "known here: a, b")
+    only(problems(tmp_path, "recipe: x\nextends: ./zzz\n"), 2, "there is no recipe", "known here: a, b")
 
 
 def test_a_mistake_in_the_extended_recipe_names_that_file(tmp_path: Path) -> None:

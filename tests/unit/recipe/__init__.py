@@ -1,0 +1,1 @@
+"""The recipe language: its files, its mistakes, what it means."""
