@@ -9,6 +9,8 @@ tactics.
 from __future__ import annotations
 
 import json
+import platform
+import shutil
 import statistics
 import time
 from collections.abc import Iterable, Iterator
@@ -25,6 +27,8 @@ from trtbuild.core.errors import ModelError
 from trtbuild.core.roles import Compiler, Interpreter, Runner, Session
 from trtbuild.core.tensor_file import Tensors
 from trtbuild.core.tensors import Shapes
+from trtbuild.graph import document
+from trtbuild.graph.unsigned import use_unsigned_activations
 
 ENGINE_FILE = "engine.onnx"
 _EXTERNAL_ABOVE_BYTES = 1 << 30
@@ -60,6 +64,7 @@ class OnnxRuntime(Compiler, Runner, Interpreter):
         Raises ModelError where ONNX Runtime refuses the model.
         """
         tactics = _TACTICS if options.tactics == "measure" else _TACTICS[:1]
+        model = _lowered(model, engine.path / "lowered")
         built = {
             tactic: _optimize(model, engine.path / f"tactic{number}", tactic) for number, tactic in enumerate(tactics)
         }
@@ -68,8 +73,9 @@ class OnnxRuntime(Compiler, Runner, Interpreter):
         best = _fastest({tactic: built[tactic] for tactic in candidates}, shapes, options.threads)
         for file in sorted(built[best].parent.iterdir()):
             file.rename(engine.path / file.name)
-        for folder in {file.parent for file in built.values()}:
-            _remove(folder)
+        for folder in {model.path, *(file.parent for file in built.values())}:
+            if folder.is_relative_to(engine.path):
+                shutil.rmtree(folder)
         facts = {
             "backend": "onnxruntime",
             "onnxruntime": onnxruntime.__version__,
@@ -87,8 +93,6 @@ class OnnxRuntime(Compiler, Runner, Interpreter):
 
     def precisions(self, engine: Engine) -> dict[str, str]:
         """The precision of each matrix product and each gathered table, by node name."""
-        from trtbuild.graph import document  # running an engine needs no graph; only this question does
-
         graph = document.load(engine.path / ENGINE_FILE).graph
         found = {}
         for node in graph:
@@ -118,6 +122,18 @@ class _OrtSession(Session):
 
     def close(self) -> None:
         self._session = None
+
+
+def _lowered(model: OnnxModel, folder: Path) -> OnnxModel:
+    """The model in the form that this processor's kernels want; the model itself where that is no other."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return model
+    graph = document.load(model.main)
+    if not use_unsigned_activations(graph):
+        return model
+    folder.mkdir()
+    document.save(graph, lowered := OnnxModel(folder))
+    return lowered
 
 
 def _optimize(model: OnnxModel, folder: Path, tactic: _Tactic) -> Path:
@@ -182,8 +198,6 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
 
 
 def _operators(file: Path) -> tuple[str, ...]:
-    from trtbuild.graph import document  # as in `precisions`
-
     return tuple(sorted(node.op_type for node in document.load(file).graph))
 
 
@@ -220,9 +234,3 @@ def _operands(node: Any) -> Iterator[Any]:
 def _essence(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if len(text) <= 400 else text[:400] + " ..."
-
-
-def _remove(folder: Path) -> None:
-    for file in folder.iterdir():
-        file.unlink()
-    folder.rmdir()

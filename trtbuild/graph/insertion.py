@@ -25,8 +25,8 @@ _LEAST_OPSET = {ir.DataType.FLOAT: 13, ir.DataType.FLOAT16: 19, ir.DataType.BFLO
 def insert(model: ir.Model, plan: Plan, *, embeddings: Literal["high", "int8"], exclude: list[str]) -> Coverage:
     """Quantize the plan's modules, in place, and say of each whether it was found.
 
-    Weights become INT8 codes with one scale for each output channel; each distinct input tensor gets one pair of
-    QuantizeLinear and DequantizeLinear, shared by all who read it. Modules that a pattern of `exclude` matches stay in
+    Weights become INT8 codes with one scale for each output channel; each distinct input tensor gets one
+    QuantizeLinear, and each reader its own DequantizeLinear behind it. Modules that a pattern of `exclude` matches stay in
     high precision. Raises ModelError where the graph is quantized already, its opset is too old, or a pattern matches
     nothing.
     """
@@ -95,7 +95,7 @@ def _check_opset(model: ir.Model, linears: list[Linear]) -> None:
 
 
 def _quantize_inputs(graph: ir.Graph, linears: list[Linear], order: dict[ir.Node, int]) -> None:
-    """One Q/DQ pair for each tensor that quantized products read; its amax is the greatest that any of them saw."""
+    """One QuantizeLinear for each tensor that quantized products read; amax is the greatest that any of them saw."""
     readers: dict[ir.Value, list[tuple[ir.Node, Linear]]] = {}
     for entry in linears:
         for node in entry.nodes:
@@ -112,9 +112,8 @@ def _quantize_inputs(graph: ir.Graph, linears: list[Linear], order: dict[ir.Node
         name = owner.module if owner.module not in taken else f"{owner.module}/{order[first]}"
         taken.add(name)
         scale = quantize.scales(np.asarray(amax), initializers.float_type(weight))
-        output = quantize.quantize_dequantize(graph, first, value, scale, module=name)
-        for node, _ in group:
-            node.replace_input_with(0, output)
+        nodes = sorted((node for node, _ in group), key=order.__getitem__)
+        quantize.quantize_for(graph, nodes, value, scale, module=name)
 
 
 def _quantize_weight(graph: ir.Graph, entry: Linear) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -36,16 +37,21 @@ def dequantize(graph: ir.Graph, before: ir.Node, values: ir.Value, scale: Array,
     return output
 
 
-def quantize_dequantize(graph: ir.Graph, before: ir.Node, value: ir.Value, scale: Array, *, module: str) -> ir.Value:
-    """An activation through INT8 and back, with one `scale` [] for the tensor."""
+def quantize_for(graph: ir.Graph, readers: Sequence[ir.Node], value: ir.Value, scale: Array, *, module: str) -> None:
+    """An activation through INT8 on its way to its readers' first input, with one `scale` [] for the tensor.
+
+    It is quantized once, and dequantized for each reader: ONNX Runtime takes a product for an integer one only where
+    the DequantizeLinear before it has no other reader. `readers` come in graph order.
+    """
     factor = initializers.add(graph, f"{module}.input_scale", scale)
     # Without a zero point QuantizeLinear gives UINT8.
     zero = initializers.add(graph, f"{module}.input_zero_point", np.zeros((), np.int8))
     stored = ir.Value(name=f"{module}/QuantizeLinear:0", type=ir.TensorType(ir.DataType.INT8), shape=value.shape)
-    output = ir.Value(name=f"{module}/DequantizeLinear:0", type=value.type, shape=value.shape)
     quantizer = ir.Node("", "QuantizeLinear", [value, factor, zero], outputs=[stored], name=f"{module}/QuantizeLinear")
-    dequantizer = ir.Node(
-        "", "DequantizeLinear", [stored, factor, zero], outputs=[output], name=f"{module}/DequantizeLinear"
-    )
-    graph.insert_before(before, [quantizer, dequantizer])
-    return output
+    graph.insert_before(readers[0], quantizer)
+    for number, reader in enumerate(readers):
+        name = f"{module}/DequantizeLinear" + (f"_{number}" if number else "")
+        output = ir.Value(name=f"{name}:0", type=value.type, shape=value.shape)
+        dequantizer = ir.Node("", "DequantizeLinear", [stored, factor, zero], outputs=[output], name=name)
+        graph.insert_before(reader, dequantizer)
+        reader.replace_input_with(0, output)

@@ -104,11 +104,10 @@ def _finding(
         return _about_kind(path, name, value, _KINDS[kind], text)
     if kind == "string_pattern_mismatch":
         wanted = _PATTERNS.get(context["pattern"], f"text like {context['pattern']}")
-        # A name that is a key has its pattern checked too: the key is at fault then, not what it holds.
-        said = path[-1] if isinstance(value, (dict, list)) else value
-        return Finding(path, f"{name}: must be {wanted}, not {_named(said)}")
+        return Finding(path, f"{name}: must be {wanted}, not {_named(value)}")
     shown = f", not {value!r}" if isinstance(value, (int, float, str)) and len(str(value)) < 60 else ""
-    return Finding(path, f"{name}: {message.replace('Input should', 'must', 1)}{shown}")
+    limit = "must not be empty" if kind == "too_short" else message.replace("Input should", "must", 1)
+    return Finding(path, f"{name}: {limit}{shown}")
 
 
 def _about_key(path: KeyPath, name: str, *, missing: bool) -> Finding:
@@ -133,6 +132,8 @@ def _about_kind(path: KeyPath, name: str, value: Any, wanted: str, text: str | N
     message = f"{name}: must be {wanted}, not {_named(value)}"
     if wanted == "text" and text and isinstance(value, (bool, int, float)):
         return Finding(path, message, f'{_misread(value, text)}; write "{text}" in quotes')
+    if wanted == "a mapping" and value is None:
+        return Finding(path, message, "write {} to take every default")
     if wanted == "a number" and re.fullmatch(r"[-+]?[0-9.]+[eE][0-9]+", str(value)):
         return Finding(path, message, "YAML wants a point and a sign: 1.0e+3")
     return Finding(path, message)

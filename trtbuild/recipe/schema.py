@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import ConfigDict, Field, GetJsonSchemaHandler, model_validator
+from pydantic import Field, GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -30,13 +30,7 @@ EntryName = Annotated[str, Field(pattern=ENTRY)]
 VariantName = Annotated[str, Field(pattern=VARIANT_NAME)]
 
 
-class Section(Value):
-    """A part of a recipe. Built with the recipe that holds it, not once more by itself: that halves the import."""
-
-    model_config = ConfigDict(defer_build=True)
-
-
-class Entry(Section):
+class Entry(Value):
     """A Python function: `module:function`, or a mapping with its arguments."""
 
     entry: EntryName
@@ -61,7 +55,7 @@ class Entry(Section):
         }
 
 
-class HuggingFaceModel(Section):
+class HuggingFaceModel(Value):
     """A Hugging Face model: a folder, or a commit of a hub model that was downloaded before."""
 
     folder: str | None = None
@@ -90,7 +84,7 @@ class HuggingFaceModel(Section):
         return self
 
 
-class ModelRecipe(Section):
+class ModelRecipe(Value):
     """Where the model comes from: exactly one of these."""
 
     huggingface: HuggingFaceModel | None = None
@@ -111,7 +105,7 @@ class ModelRecipe(Section):
         return self
 
 
-class DataRecipe(Section):
+class DataRecipe(Value):
     """Real inputs of the model, to calibrate on and to compare with."""
 
     generator: EntryName
@@ -163,7 +157,7 @@ class EngineOptions(BuildOptions):
         return _part(self, BuildOptions)
 
 
-class VariantRecipe(Section):
+class VariantRecipe(Value):
     """One engine of the recipe, and where it differs from the others."""
 
     description: str = ""

@@ -43,6 +43,15 @@ def build(
     return Built(engine, _with_precisions(coverage or Coverage(), compiler.precisions(engine)))
 
 
+RUNS_IN = {
+    "int8": ("int8",),
+    "int8_sq": ("int8",),
+    "w8a16": ("int8 weights",),
+    "embedding_int8": ("int8 table",),
+}
+"""What an engine must say of a layer for it to have run as its format asks."""
+
+
 def _with_precisions(coverage: Coverage, precisions: dict[str, str]) -> Coverage:
     """Fill in the third column: the precision in which the engine runs each module's matrix product."""
     by_module: dict[str, str] = {}
@@ -52,9 +61,10 @@ def _with_precisions(coverage: Coverage, precisions: dict[str, str]) -> Coverage
     for layer in coverage.layers:
         ran = by_module.get(layer.module, "")
         reason = layer.reason
+        wanted = RUNS_IN[layer.format]
         if layer.inserted and not ran:
             reason = "the engine has no node of this name: it was fused away or renamed"
-        elif layer.inserted and ran.startswith("float"):
-            reason = f"the engine runs it in {ran}: no quantized kernel took it"
+        elif layer.inserted and ran not in wanted:
+            reason = f"the engine runs it in {ran}, {layer.format} means {' or '.join(wanted)}: no such kernel took it"
         layers.append(layer.model_copy(update={"ran": ran, "reason": reason}))
     return coverage.model_copy(update={"layers": layers})

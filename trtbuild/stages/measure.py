@@ -47,15 +47,16 @@ def measure(
     if not samples:
         raise DataError("there are no evaluation samples to time with", hint="set data.evaluation, for example 128")
     inputs = at_opt(samples[0], shapes)
-    candidate, baseline = runner.open(engine, options.threads), runner.open(reference, options.threads)
+    engines = [engine] if engine == reference else [engine, reference]
+    sessions = [runner.open(each, options.threads) for each in engines]
     try:
-        engine_times, reference_times = time_in_turns([candidate, baseline], inputs, options)
+        times = time_in_turns(sessions, inputs, options)
     finally:
-        candidate.close()
-        baseline.close()
+        for session in sessions:
+            session.close()
     return Measurement(
-        engine=latency(engine_times),
-        reference=latency(reference_times),
+        engine=latency(times[0]),
+        reference=latency(times[-1]),
         shapes={name: list(tensor.shape) for name, tensor in inputs.items()},
         engine_bytes=engine.size_bytes,
         reference_bytes=reference.size_bytes,
