@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 from typing import Any
 
@@ -71,6 +72,8 @@ def trtbuild() -> None:
 
 def main() -> None:
     """Run the command line and exit."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what a container is stopped with
     try:
         code = trtbuild.main(standalone_mode=False)
         sys.stdout.flush()

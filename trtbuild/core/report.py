@@ -69,21 +69,18 @@ class BuildReport(Result):
 
 
 def recommend(variants: list[VariantReport], margin: float = 0.02) -> tuple[str | None, str]:
-    """Which variant to ship and why: the fastest that passed; among those within `margin` of it, the smallest."""
+    """Which variant to ship and why: the fastest that passed, or one as fast within `margin` and smaller by more than it."""
     passed = [variant for variant in variants if variant.verdict == "passed"]
     if not passed:
         return None, "no variant passed its gates"
     fastest = min(passed, key=lambda variant: variant.latency_ms.median)
     level = [variant for variant in passed if variant.latency_ms.median <= fastest.latency_ms.median * (1 + margin)]
-    chosen = min(level, key=lambda variant: variant.size_bytes)
-    why = (
-        "the fastest that passed"
-        if chosen is fastest
-        else f"as fast as {fastest.name} within {margin:.0%}, and smaller"
-    )
-    if len(passed) == 1 and len(variants) > 1:
-        why = "the only variant that passed"
-    return chosen.name, why
+    smallest = min(level, key=lambda variant: variant.size_bytes)
+    if smallest.size_bytes < fastest.size_bytes * (1 - margin):
+        return smallest.name, f"as fast as {fastest.name} within {margin:.0%}, and smaller"
+    return fastest.name, "the only variant that passed" if len(passed) == 1 < len(
+        variants
+    ) else "the fastest that passed"
 
 
 class PlannedStep(Result):

@@ -10,7 +10,7 @@ from trtbuild.graph import initializers, quantize
 from trtbuild.graph.naming import module_of
 
 FORMAT = "embedding_int8"
-LEAST_TABLE_BYTES = 1 << 20
+LEAST_TABLE_BYTES = 1 << 19
 """Smaller tables save less than the extra node costs."""
 
 

@@ -23,7 +23,7 @@ def validate(
     runner: Runner,
     comparer: Comparer,
 ) -> Comparison:
-    """Compare the engine with the reference and with the FP32 model."""
+    """Compare the engine with its reference and the FP32 model."""
     from trtbuild.core.tensor_file import Batches  # numpy and safetensors: a plan must not load them
 
     samples, expected = Batches(evaluation.main), Batches(truth.main)
