@@ -1,7 +1,8 @@
 """Golden stage versions: code that decides results must not change while its version stands still.
 
-`stage_versions.json` holds each stage's version and a hash of its module's and its graph code's syntax tree. After a change
-that may alter results, bump `version` in the stage; after any change, run `python -m tests.architecture.test_stage_versions`.
+`stage_versions.json` holds each stage's version and a hash of its module's and its graph code's syntax tree. After a
+change that may alter results, bump `version` in the stage; after any change, run `python -m
+tests.architecture.test_stage_versions`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,13 @@ BEHIND = {
     "adopt": ["graph/canonical.py", "graph/document.py"],
     "autocast": ["backends/autocast.py"],
     "calibrate": ["backends/modelopt.py", "core/quantization.py"],
-    "insert": ["graph/insertion.py", "graph/smoothing.py", "graph/folding.py", "graph/quantize.py", "graph/embeddings.py"],
+    "insert": [
+        "graph/insertion.py",
+        "graph/smoothing.py",
+        "graph/folding.py",
+        "graph/quantize.py",
+        "graph/embeddings.py",
+    ],
     "build": ["backends/onnxruntime.py"],
     "validate": ["backends/polygraphy.py"],
     "measure": ["backends/onnxruntime.py"],

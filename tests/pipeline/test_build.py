@@ -195,7 +195,9 @@ def test_ctrl_c_stops_everything_keeps_what_is_finished_and_the_next_build_goes_
     source = (tiny / "generator.py").read_text()
     (tiny / "generator.py").write_text(source.replace("yield", "__import__('time').sleep(30); yield"))
     process = subprocess.Popen(
-        command("build", tiny, "--store", store, "-o", tmp_path / "engines"), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command("build", tiny, "--store", store, "-o", tmp_path / "engines"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
     deadline = time.monotonic() + 30
     while not list(store.glob("ac/*/*.json")) and time.monotonic() < deadline:  # adopt finishes while sample sleeps
@@ -217,7 +219,9 @@ def test_ctrl_c_stops_everything_keeps_what_is_finished_and_the_next_build_goes_
     assert "adopt" in heard.names("reused")
 
 
-def test_killed_builds_leave_a_store_that_verifies_and_workers_that_end(tiny: Path, store: Path, tmp_path: Path) -> None:
+def test_killed_builds_leave_a_store_that_verifies_and_workers_that_end(
+    tiny: Path, store: Path, tmp_path: Path
+) -> None:
     """A dozen kills at moments spread over a build; `benchmarks/kill_builds.py` does hundreds."""
     output = tmp_path / "engines"
     for number in range(12):
@@ -241,5 +245,3 @@ def test_killed_builds_leave_a_store_that_verifies_and_workers_that_end(tiny: Pa
     assert report.passed
     assert Store(store).sweep() == 0, "a finished build sweeps what dead ones left"
     assert os.listdir(store / "tmp") == []
-
-

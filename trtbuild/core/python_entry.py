@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from trtbuild.core.errors import ModelError
+from trtbuild.core.errors import ModelError, TrtbuildError
 from trtbuild.core.sources import PythonSource
 
 
@@ -17,23 +21,45 @@ def load_entry(source: PythonSource) -> Any:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ModelError(
-            f"{source.entry}: cannot import {module_name!r}: {error}",
-            hint=f"the module must be installed, or be a file in {folder}",
-        ) from error
-    except Exception as error:
-        raise ModelError(f"{source.entry}: importing {module_name!r} raised {type(error).__name__}: {error}") from error
+        with _blamed(source):
+            module = importlib.import_module(module_name)
+    except ModelError as error:
+        hint = (
+            f"the module must be installed, or be a file in {folder}"
+            if isinstance(error.__cause__, ImportError)
+            else ""
+        )
+        raise ModelError(f"cannot import {module_name!r}: {error.message}", hint=hint) from error
     if not callable(function := getattr(module, attribute, None)):
         raise ModelError(f"{source.entry}: module {module_name!r} has no function {attribute!r}")
     return function
 
 
-def call_entry(source: PythonSource, **arguments: Any) -> Any:
-    """Call the named function with the recipe's arguments and these. Raises ModelError where it raises."""
+def call_entry(source: PythonSource, *positional: Any, **arguments: Any) -> Any:
+    """Call the named function with these arguments and the recipe's. Raises ModelError where it raises."""
     function = load_entry(source)
+    with _blamed(source):
+        return function(*positional, **{**source.arguments, **arguments})
+
+
+def iterate_entry(source: PythonSource, **arguments: Any) -> Iterator[Any]:
+    """What the named generator yields. Raises ModelError where it raises, or returns nothing to iterate over."""
+    made = call_entry(source, **arguments)
+    if not isinstance(made, Iterable):
+        raise ModelError(f"{source.entry} returned {type(made).__name__}, which cannot be iterated over")
+    with _blamed(source):
+        yield from made
+
+
+@contextmanager
+def _blamed(source: PythonSource) -> Iterator[None]:
+    """Turn what the recipe's own code raises into a sentence with the line that raised it."""
     try:
-        return function(**{**source.arguments, **arguments})
+        yield
+    except TrtbuildError:
+        raise
     except Exception as error:
-        raise ModelError(f"{source.entry} raised {type(error).__name__}: {error}") from error
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if Path(frame.filename).is_relative_to(source.folder)]
+        place = f"{Path(own[-1].filename).name}:{own[-1].lineno}: " if own else ""
+        raise ModelError(f"{place}{source.entry} raised {type(error).__name__}: {error}") from error

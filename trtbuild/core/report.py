@@ -69,7 +69,8 @@ class BuildReport(Result):
 
 
 def recommend(variants: list[VariantReport], margin: float = 0.02) -> tuple[str | None, str]:
-    """Which variant to ship and why: the fastest that passed, or one as fast within `margin` and smaller by more than it."""
+    """Which variant to ship and why: the fastest that passed, or one as fast within `margin` and smaller by more
+    than it."""
     passed = [variant for variant in variants if variant.verdict == "passed"]
     if not passed:
         return None, "no variant passed its gates"

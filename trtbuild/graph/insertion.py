@@ -26,9 +26,9 @@ def insert(model: ir.Model, plan: Plan, *, embeddings: Literal["high", "int8"], 
     """Quantize the plan's modules, in place, and say of each whether it was found.
 
     Weights become INT8 codes with one scale for each output channel; each distinct input tensor gets one
-    QuantizeLinear, and each reader its own DequantizeLinear behind it. Modules that a pattern of `exclude` matches stay in
-    high precision. Raises ModelError where the graph is quantized already, its opset is too old, or a pattern matches
-    nothing.
+    QuantizeLinear, and each reader its own DequantizeLinear behind it. Modules that a pattern of `exclude` matches
+    stay in high precision. Raises ModelError where the graph is quantized already, its opset is too old, or a
+    pattern matches nothing.
     """
     graph = model.graph
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.all_nodes()):

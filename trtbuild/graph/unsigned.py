@@ -1,7 +1,7 @@
 """Symmetric INT8 activations written as UINT8 around 128: the same numbers, in the form that x86 multiplies fast.
 
-AVX2 and AVX-512 VNNI multiply unsigned activations with signed weights, so ONNX Runtime rewrites signed ones itself, but only
-where a QuantizeLinear has a single reader: query, key and value, which share one, would silently run in FP32.
+AVX2 and AVX-512 VNNI multiply unsigned activations with signed weights, so ONNX Runtime rewrites signed ones itself,
+but only where a QuantizeLinear has a single reader: query, key and value, which share one, would silently run in FP32.
 """
 
 from __future__ import annotations

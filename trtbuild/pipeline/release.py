@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from typing import Any
 from trtbuild.core import machine
 from trtbuild.core.errors import StoreError
 from trtbuild.core.values import digest_of
-from trtbuild.pipeline.store import Action, Store, discard, write_atomically
+from trtbuild.pipeline.store import Action, Listing, Store, discard, explained, flush, write_atomically
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = 1
@@ -33,17 +32,14 @@ def release(
     if not _holds(target, identity, engine):
         beside = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
         try:
-            beside.mkdir(parents=True)
-            for file in sorted(engine.iterdir()):
-                shutil.copyfile(file, beside / file.name)
-            manifest = _manifest(identity, engine_digest, engine, actions, facts)
-            write_atomically(beside / MANIFEST_FILE, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-            _swap(beside, target)
-        except OSError as error:
-            raise StoreError(
-                f"{target}: cannot write the engine: {error.strerror or error}",
-                hint="choose another folder with --output; the engine itself is safe in the store",
-            ) from error
+            with explained(target):
+                beside.mkdir(parents=True)
+                for file in sorted(engine.iterdir()):
+                    shutil.copyfile(file, beside / file.name)
+                    flush(beside / file.name)
+                manifest = _manifest(identity, engine_digest, engine, actions, facts)
+                write_atomically(beside / MANIFEST_FILE, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
+                _swap(beside, target)
         finally:
             discard(beside)
     return main_file(target)
@@ -68,8 +64,6 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def _manifest(
     identity: str, engine_digest: str, engine: Path, actions: Mapping[str, Action], facts: Mapping[str, Any]
 ) -> dict[str, Any]:
-    from trtbuild.pipeline.store import Listing
-
     return {
         "format": MANIFEST_FORMAT,
         "identity": identity,
@@ -99,7 +93,5 @@ def _swap(new: Path, target: Path) -> None:
     if target.exists():
         target.rename(old)
     new.rename(target)
-    descriptor = os.open(target.parent, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    flush(target.parent)
     discard(old)

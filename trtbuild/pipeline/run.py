@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -13,14 +14,17 @@ from pathlib import Path
 from filelock import Timeout
 
 from trtbuild.core import machine
-from trtbuild.core.errors import StepFailed, TrtbuildError
+from trtbuild.core.errors import StepFailed, StoreError, TrtbuildError
 from trtbuild.core.events import Listener, StepName
 from trtbuild.pipeline.decide import Reuse, Run, decide
 from trtbuild.pipeline.file_digests import FileDigests
 from trtbuild.pipeline.job import job_of, require_backend
 from trtbuild.pipeline.plan import Plan, Step
-from trtbuild.pipeline.store import Action, Store, discard, now, write_atomically
+from trtbuild.pipeline.store import FULL_DISK_HINT, Action, Store, discard, now, write_atomically
 from trtbuild.pipeline.workers import Workers
+
+FULL_DISK_BYTES = 1 << 20
+"""With less free than this, a step that failed is taken to have failed for that reason."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class _Walk:
         self._workers = Workers()
         self._turnstile = _Turnstile()
         self._mutex = threading.Lock()
-        self._stopping = False
+        self._failure: TrtbuildError | None = None
         self.done = Finished()
 
     def walk(self) -> None:
@@ -102,12 +106,14 @@ class _Walk:
                 for future in finished:
                     del running[future]
                     future.result()
+        except TrtbuildError as error:
+            raise self._failure or error from None  # the first one; later ones only say that they were stopped
         finally:
             self._workers.close()
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _step(self, step: Step) -> None:
-        if self._stopping:
+        if self._failure:
             return
         inputs = {parameter: self.done.actions[ref.step].outputs[ref.output] for parameter, ref in step.inputs.items()}
         digests = {parameter: output.digest for parameter, output in inputs.items()}
@@ -153,7 +159,7 @@ class _Walk:
         self._turnstile.enter(exclusive)
         workspace = self._store.workspace()
         try:
-            if self._stopping:
+            if self._failure:
                 raise StepFailed("the build was stopped")
             self._tell("started", step, decision.reason)
             began = time.perf_counter()
@@ -168,10 +174,11 @@ class _Walk:
             )
             self._store.commit(decision.key, self._plan.recipe, action)
         except TrtbuildError as error:
-            if not self._stopping:  # later ones fail only because their workers were stopped
-                self._stopping = True
+            told = _told(error, step, file, log)
+            if self._failure is None:
+                self._failure = told
                 self._tell("failed", step, error.message)
-            raise _told(error, step, file, log) from error
+            raise told from error
         finally:
             discard(workspace)
             self._turnstile.leave(exclusive)
@@ -200,10 +207,11 @@ def _named(step: Step) -> StepName:
 
 def _told(error: TrtbuildError, step: Step, job: Path, log: Path) -> TrtbuildError:
     """The same error, with the step, its job file and its log."""
-    again = f"run it again alone: trtbuild run-job {job}"
-    where = f"{again}\n  log: {log}" if log.exists() and log.stat().st_size else again
-    kind = type(error) if type(error) is not TrtbuildError else StepFailed
-    return kind(
-        f"step {step.name} ({step.stage.sentence.lower()}): {error.message}",
-        hint="\n  ".join(filter(None, (error.hint, where))),
-    )
+    hints = [error.hint, f"run it again alone: trtbuild run-job {job}"]
+    if log.exists() and log.stat().st_size:
+        hints.append(f"log: {log}")
+    kind: type[TrtbuildError] = type(error) if type(error) is not TrtbuildError else StepFailed
+    if not isinstance(error, StoreError) and shutil.disk_usage(job.parent).free < FULL_DISK_BYTES:
+        kind, hints = StoreError, [FULL_DISK_HINT, *hints]  # libraries say it in many ways: "serialization failed"
+    message = f"step {step.name} ({step.stage.sentence.lower()}): {error.message}"
+    return kind(message, hint="\n  ".join(filter(None, hints)))

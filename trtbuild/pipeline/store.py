@@ -23,6 +23,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ from filelock import FileLock
 from trtbuild.core.errors import StoreError
 from trtbuild.core.values import Value, canonical_json
 from trtbuild.pipeline.file_digests import sha256_of
+
+FULL_DISK_HINT = "free some space, or run `trtbuild cache gc`; what was finished is kept"
 
 
 class StoredOutput(Value):
@@ -83,7 +86,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        with _explained(root):
+        with explained(root):
             for part in ("cas", "ac", "last", "locks", "tmp", "jobs"):
                 (root / part).mkdir(parents=True, exist_ok=True)
 
@@ -115,7 +118,7 @@ class Store:
     def workspace(self) -> Path:
         """A fresh, empty folder on the store's own file system."""
         folder = self.root / "tmp" / f"{_HOST}-{os.getpid()}-{uuid.uuid4().hex[:12]}"
-        with _explained(self.root):
+        with explained(self.root):
             folder.mkdir()
         return folder
 
@@ -134,36 +137,34 @@ class Store:
 
     def put(self, folder: Path, kind: str) -> StoredOutput:
         """Seal a folder and move it in. Its files must lie on the store's file system (see `workspace`)."""
-        with _explained(self.root):
+        with explained(self.root):
             listing = Listing.of(folder)
             target = self.folder_of(listing.digest)
             if not target.is_dir():
                 for entry in folder.rglob("*"):
                     if entry.is_file():
-                        _flush(entry)
+                        flush(entry)
                         entry.chmod(0o444)
-                _flush(folder)
+                flush(folder)
                 target.parent.mkdir(exist_ok=True)
                 try:
                     folder.rename(target)
                 except OSError as error:
                     if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):  # another build sealed the same bytes first
                         raise
-                _flush(target.parent)
+                flush(target.parent)
         return StoredOutput(kind=kind, digest=listing.digest, size_bytes=listing.size_bytes)
 
     def commit(self, key: str, recipe: str, action: Action) -> None:
         """Record a finished action under its key, and as the step's last."""
-        with _explained(self.root):
-            write_atomically(self._action_file(key), action.model_dump_json(indent=1))
-            write_atomically(self._last_file(recipe, action.step), key)
+        write_atomically(self._action_file(key), action.model_dump_json(indent=1))
+        write_atomically(self._last_file(recipe, action.step), key)
 
     def remember(self, key: str, recipe: str, step: str) -> None:
         """Note that a step reused this action, so that `explain` compares with it next time."""
         file = self._last_file(recipe, step)
         if not file.is_file() or file.read_text() != key:
-            with _explained(self.root):
-                write_atomically(file, key)
+            write_atomically(file, key)
 
     def actions(self) -> Iterator[tuple[str, Action]]:
         """Every readable action with its key."""
@@ -190,18 +191,19 @@ class Store:
 
 def write_atomically(file: Path, text: str) -> None:
     """Write a small file so that a reader sees the old text or the new, never a part, even after a power cut."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     beside = file.with_name(f".{file.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    try:
-        with beside.open("w") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        beside.replace(file)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    _flush(file.parent)
+    with explained(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with beside.open("w") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            beside.replace(file)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
+        flush(file.parent)
 
 
 def read_json(file: Path) -> Any:
@@ -240,7 +242,8 @@ def now() -> float:
     return time.time()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until a file's content, or a folder's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -248,24 +251,15 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-class _explained:  # noqa: N801 - reads as a phrase: `with _explained(root):`
-    """Turn the operating system's refusals into sentences."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError):
-            hints = {
-                errno.ENOSPC: "free some space, or run `trtbuild cache gc`; what was finished is kept",
-                errno.EACCES: "choose a folder you may write with --store or TRTBUILD_STORE",
-                errno.EROFS: "choose a folder you may write with --store or TRTBUILD_STORE",
-                errno.ENOTDIR: "choose another folder with --store or TRTBUILD_STORE",
-            }
-            raise StoreError(
-                f"the store at {self._root} cannot be written: {error.strerror or error}",
-                hint=hints.get(error.errno or 0, ""),
-            ) from error
+@contextmanager
+def explained(place: Path) -> Iterator[None]:
+    """Turn the operating system's refusals to write at a place into a StoreError with the next thing to do."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{place} cannot be written: {error.strerror or error}",
+            hint=FULL_DISK_HINT
+            if error.errno == errno.ENOSPC
+            else "choose folders you may write with --store (or TRTBUILD_STORE) and --output",
+        ) from error

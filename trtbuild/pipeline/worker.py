@@ -8,6 +8,7 @@ when the build dies.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -18,6 +19,7 @@ from typing import Any
 
 from trtbuild.core.errors import TrtbuildError
 from trtbuild.pipeline import job as jobs
+from trtbuild.pipeline.store import FULL_DISK_HINT
 
 
 def main(answers: int) -> None:
@@ -56,6 +58,13 @@ def _serve(request: dict[str, str]) -> dict[str, Any]:
         return {"outputs": {name: output.model_dump(mode="json") for name, output in outputs.items()}}
     except TrtbuildError as error:
         return {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+    except OSError as error:
+        traceback.print_exc()
+        return {
+            "error": "StoreError",
+            "message": f"{error.filename or ''}: {error.strerror}",
+            "hint": FULL_DISK_HINT if error.errno == errno.ENOSPC else "",
+        }
     except BaseException as error:  # the border of a job: whatever a library raises becomes the step's failure
         traceback.print_exc()
         return {"error": "", "message": f"{type(error).__name__}: {error}".strip()}

@@ -96,7 +96,7 @@ def _start() -> _Worker:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         pass_fds=(writing,),
-        # Threads that wait by spinning are ruinous where two workers share the cores: calibration took 32 s instead of 2.5 s.
+        # Threads that wait by spinning are ruinous where workers share cores: calibration took 32 s instead of 2.5 s.
         env={**os.environ, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "passive")},
         start_new_session=True,  # Ctrl-C reaches the build, which then decides what becomes of its workers
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
 from trtbuild.core.artifacts import Samples
 from trtbuild.core.errors import DataError
-from trtbuild.core.python_entry import call_entry
+from trtbuild.core.python_entry import iterate_entry
 from trtbuild.core.sources import SampleSource
 from trtbuild.core.stage import Workspace, stage
 from trtbuild.core.tensors import Shapes
@@ -57,11 +57,8 @@ def _checked(source: SampleSource, split: str, wanted: int, shapes: Shapes) -> I
     import numpy as np
 
     entry = source.python.entry
-    made: Any = call_entry(source.python, split=split, count=wanted)
-    if not isinstance(made, Iterable):
-        raise DataError(f"{entry} returned {type(made).__name__}, not an iterable of sample dictionaries")
     rows = 0
-    for number, batch in enumerate(made):
+    for number, batch in enumerate(iterate_entry(source.python, split=split, count=wanted)):
         if not isinstance(batch, dict) or set(batch) != set(shapes.inputs):
             found = ", ".join(batch) if isinstance(batch, dict) else type(batch).__name__
             raise DataError(

@@ -6,7 +6,7 @@ import math
 
 from trtbuild.core.artifacts import Engine, Outputs, Samples
 from trtbuild.core.errors import DataError
-from trtbuild.core.python_entry import load_entry
+from trtbuild.core.python_entry import call_entry
 from trtbuild.core.results import Comparison
 from trtbuild.core.roles import Comparer, Runner
 from trtbuild.core.sources import MetricSource
@@ -37,7 +37,7 @@ def validate(
         baseline.close()
     if metric.python is None:
         return comparison
-    found = load_entry(metric.python)(outputs, expected, samples, **metric.python.arguments)
+    found = call_entry(metric.python, outputs, expected, samples)
     values = {str(name): float(value) for name, value in found.items()}
     if broken := [name for name, value in values.items() if not math.isfinite(value)]:
         raise DataError(f"{metric.python.entry}: metric {', '.join(broken)} is not a finite number")

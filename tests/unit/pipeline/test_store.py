@@ -82,7 +82,9 @@ def test_collect_removes_the_oldest_actions_first_and_keeps_what_others_share(st
 def test_collect_by_size(store: Path) -> None:
     opened = Store(store)
     for number in range(4):
-        commit(opened, f"{number}" * 64, put(opened, "a", bytes([number]) * 1000), finished_at=now() - 100 * (4 - number))
+        commit(
+            opened, f"{number}" * 64, put(opened, "a", bytes([number]) * 1000), finished_at=now() - 100 * (4 - number)
+        )
     assert upkeep.collect(opened, max_bytes=2000).actions == 2
     assert [entry.key[0] for entry in upkeep.entries(opened)] == ["3", "2"]
 
@@ -99,7 +101,9 @@ def test_collect_leaves_young_artifacts_of_running_builds(store: Path) -> None:
 def test_workspaces_of_dead_builds_are_swept_and_live_ones_kept(store: Path) -> None:
     opened = Store(store)
     mine = opened.workspace()
-    code = f"from pathlib import Path; from trtbuild.pipeline.store import Store; Store(Path({str(store)!r})).workspace()"
+    code = (
+        f"from pathlib import Path; from trtbuild.pipeline.store import Store; Store(Path({str(store)!r})).workspace()"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
     assert len(list((store / "tmp").iterdir())) == 2
     assert opened.sweep() == 1
@@ -133,7 +137,7 @@ def test_an_atomic_write_keeps_the_old_text_when_it_fails(tmp_path: Path, monkey
     file = tmp_path / "f.json"
     write_atomically(file, "old")
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "full")))
-    with pytest.raises(OSError, match="full"):
+    with pytest.raises(StoreError, match="full"):
         write_atomically(file, "new")
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
