@@ -1,8 +1,8 @@
-"""What every peer shares: the sentences, the FP32 reference, the export, and one way to score an INT8 ONNX file.
+"""What every peer shares: the sentences, the FP32 reference, the export, and one way to score INT8 ONNX files.
 
-As a program it scores one file, in turns with the FP32 export, and prints JSON:
+As a program it scores files, all in turns with the FP32 export, and prints JSON:
 
-    python common.py model.onnx --fp32 fp32.onnx [--optimized]
+    python common.py int8.onnx other.onnx --optimized engine.onnx --fp32 fp32.onnx
 """
 
 from __future__ import annotations
@@ -137,35 +137,40 @@ def in_turns(sessions: list[Session], batch: dict[str, np.ndarray]) -> list[list
     return taken
 
 
-def score(model: Path, fp32: Path, optimized: bool) -> dict[str, float]:
-    """Accuracy against PyTorch float32, size, and latency in turns with the float32 export at ONNX Runtime's defaults."""
+def score(models: list[Path], optimized: list[Path], fp32: Path) -> dict[str, dict[str, float]]:
+    """Accuracy against PyTorch float32, size, and latency, all files in turns with the float32 export.
+
+    Those in `optimized` run as they are, the others and the export at ONNX Runtime's default optimization.
+    """
     batches = held_out()
-    sessions = [Session(model, optimized), Session(fp32, optimized=False)]
-    accuracy = minilm.embedding_agreement([sessions[0].run(batch) for batch in batches], reference(batches), batches)
+    expected = reference(batches)
+    files = [fp32, *models, *optimized]
+    sessions = [Session(file, file in optimized) for file in files]
     ids = np.random.default_rng(0).integers(0, VOCABULARY, (BATCH, TOKENS), dtype=np.int64)
-    own, base = in_turns(sessions, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+    taken = in_turns(sessions, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
     return {
-        **accuracy,
-        "bytes": model.stat().st_size,
-        "fp32_bytes": fp32.stat().st_size,
-        "ms_median": statistics.median(own),
-        "ms_p95": float(np.percentile(own, 95)),
-        "fp32_ms_median": statistics.median(base),
-        "fp32_ms_p95": float(np.percentile(base, 95)),
-        "latency_of_fp32": statistics.median(own) / statistics.median(base),
+        str(file): {
+            **minilm.embedding_agreement([session.run(batch) for batch in batches], expected, batches),
+            "bytes": file.stat().st_size,
+            "of_fp32_bytes": file.stat().st_size / fp32.stat().st_size,
+            "ms_median": statistics.median(times),
+            "ms_p95": float(np.percentile(times, 95)),
+            "of_fp32_ms": statistics.median(times) / statistics.median(taken[0]),
+        }
+        for file, session, times in zip(files, sessions, taken, strict=True)
     }
 
 
 def main() -> None:
-    """Score one file."""
+    """Score files."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("model", type=Path)
+    parser.add_argument("models", type=Path, nargs="*", help="for ONNX Runtime's default optimization")
+    parser.add_argument("--optimized", type=Path, nargs="*", default=[], help="run as they are, without optimization")
     parser.add_argument("--fp32", type=Path, required=True, help="the float32 export; written when it is missing")
-    parser.add_argument("--optimized", action="store_true", help="run the graph as it is, without optimization")
     given = parser.parse_args()
     if not given.fp32.is_file():
         export(given.fp32)
-    print(json.dumps(score(given.model, given.fp32, given.optimized)))
+    print(json.dumps(score(given.models, given.optimized, given.fp32)))
 
 
 if __name__ == "__main__":

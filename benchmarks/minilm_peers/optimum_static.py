@@ -1,4 +1,9 @@
-"""Hugging Face Optimum, static INT8 for AVX512-VNNI: folder, export, MinMax calibration, INT8 ONNX."""
+"""Hugging Face Optimum, static INT8 for AVX512-VNNI: folder, export, MinMax calibration, INT8 ONNX.
+
+`OPERATORS` in the environment names the operators to quantize (`MatMul,Gather`); without it, Optimum's default: all.
+"""
+
+import os
 
 import common
 import minilm
@@ -21,7 +26,8 @@ def main() -> None:
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
     ]
     dataset = Dataset.from_list(rows)
-    config = AutoQuantizationConfig.avx512_vnni(is_static=True, per_channel=True)
+    operators = os.environ["OPERATORS"].split(",") if "OPERATORS" in os.environ else None
+    config = AutoQuantizationConfig.avx512_vnni(is_static=True, per_channel=True, operators_to_quantize=operators)
     quantizer = ORTQuantizer.from_pretrained(folder, file_name="model.onnx")
     ranges = quantizer.fit(
         dataset=dataset,

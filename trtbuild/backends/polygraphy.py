@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,15 +30,20 @@ class Polygraphy(Comparer):
     """Comparison of runs with Polygraphy's Comparator."""
 
     def compare(
-        self, engine: Session, reference: Session, samples: Sequence[Tensors], truth: Sequence[Tensors]
+        self,
+        engine: Callable[[], Session],
+        reference: Callable[[], Session],
+        samples: Sequence[Tensors],
+        truth: Sequence[Tensors],
     ) -> tuple[Comparison, Sequence[Tensors]]:
         """Run all three on every sample and compare output by output.
 
         `truth` holds the FP32 model's outputs in the same order. Raises ModelError where the output names differ.
         """
         batches = list(samples)
-        runners = [_SessionRunner("engine", engine, batches[0]), _SessionRunner("reference", reference, batches[0])]
-        results = Comparator.run([*runners, _Recorded("model", list(truth), batches[0])], data_loader=batches)
+        openers = {"engine": engine, "reference": reference, "model": lambda: _Replay(truth)}
+        runners = [_SessionRunner(name, opener, batches[0]) for name, opener in openers.items()]
+        results = Comparator.run(runners, data_loader=batches)
         runs = [[dict(iteration) for iteration in iterations] for _, iterations in results]
         _check_names(runs)
         finite = all(np.isfinite(tensor).all() for outputs in runs[_ENGINE] for tensor in outputs.values())
@@ -54,10 +59,16 @@ class Polygraphy(Comparer):
 class _SessionRunner(BaseRunner):  # type: ignore[misc]  # polygraphy carries no types
     """Any engine of ours, as a Polygraphy runner."""
 
-    def __init__(self, name: str, session: Session, example: Tensors) -> None:
+    def __init__(self, name: str, opener: Callable[[], Session], example: Tensors) -> None:
         super().__init__(name)
-        self._session = session
+        self._open = opener
         self._example = example
+
+    def activate_impl(self) -> None:
+        self._session = self._open()
+
+    def deactivate_impl(self) -> None:
+        self._session.close()
 
     def get_input_metadata_impl(self) -> TensorMetadata:
         metadata = TensorMetadata()
@@ -72,15 +83,10 @@ class _SessionRunner(BaseRunner):  # type: ignore[misc]  # polygraphy carries no
         return OrderedDict((name, tensor.astype(np.float32)) for name, tensor in outputs.items())
 
 
-class _Recorded(_SessionRunner):
+class _Replay(Session):
     """Outputs that were recorded, replayed in order."""
 
-    def __init__(self, name: str, outputs: list[Tensors], example: Tensors) -> None:
-        super().__init__(name, _Replay(outputs), example)
-
-
-class _Replay(Session):
-    def __init__(self, outputs: list[Tensors]) -> None:
+    def __init__(self, outputs: Sequence[Tensors]) -> None:
         self._next = iter(outputs)
 
     def infer(self, inputs: Tensors) -> Tensors:

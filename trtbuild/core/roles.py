@@ -115,9 +115,13 @@ class Comparer(Role):
 
     @abstractmethod
     def compare(
-        self, engine: Session, reference: Session, samples: Sequence[Tensors], truth: Sequence[Tensors]
+        self,
+        engine: Callable[[], Session],
+        reference: Callable[[], Session],
+        samples: Sequence[Tensors],
+        truth: Sequence[Tensors],
     ) -> tuple[Comparison, Sequence[Tensors]]:
-        """The comparison, and the engine's outputs per sample."""
+        """The comparison, and the engine's outputs per sample. Opens one session at a time: two may not fit."""
 
 
 @dataclass(frozen=True)

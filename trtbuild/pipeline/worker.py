@@ -8,7 +8,10 @@ when the build dies.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
+import gc
 import json
 import os
 import sys
@@ -20,6 +23,9 @@ from typing import Any
 from trtbuild.core.errors import TrtbuildError
 from trtbuild.pipeline import job as jobs
 from trtbuild.pipeline.store import FULL_DISK_HINT
+
+GROWN_BYTES = 1 << 31
+"""Resident memory above which a worker is replaced. PyTorch, transformers and ModelOpt together need less than half."""
 
 
 def main(answers: int) -> None:
@@ -34,7 +40,8 @@ def main(answers: int) -> None:
         with arrived:
             arrived.wait_for(lambda: bool(lines))
             request = json.loads(lines.pop(0))
-        os.write(answers, (json.dumps(_serve(request)) + "\n").encode())
+        answer = _serve(request)
+        os.write(answers, (json.dumps({**answer, "retire": _has_grown()}) + "\n").encode())
 
 
 def _listen(requests: int, lines: list[str], arrived: threading.Condition) -> None:
@@ -45,6 +52,21 @@ def _listen(requests: int, lines: list[str], arrived: threading.Condition) -> No
                 lines.append(line)
                 arrived.notify()
     os._exit(0)
+
+
+def _has_grown() -> bool:
+    """Whether this process still holds so much that the next job should have a fresh one.
+
+    What a job leaves behind in cycles and in malloc's arenas is given back first; what libraries cache is not.
+    """
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc only
+        ctypes.CDLL(None).malloc_trim(0)
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return False
+    return pages * os.sysconf("SC_PAGE_SIZE") > GROWN_BYTES
 
 
 def _serve(request: dict[str, str]) -> dict[str, Any]:

@@ -50,9 +50,12 @@ class Workers:
         if answer is None:
             self._drop(worker)
             raise StepFailed(_how_it_died(worker, timeout_s))
-        with self._mutex:
-            worker.seen |= backends
-            self._idle.append(worker)
+        if answer["retire"]:
+            self._drop(worker)
+        else:
+            with self._mutex:
+                worker.seen |= backends
+                self._idle.append(worker)
         if "outputs" in answer:
             return {name: JobOutput.model_validate(output) for name, output in answer["outputs"].items()}
         kind = ERRORS_BY_NAME.get(answer["error"], StepFailed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from trtbuild.core.artifacts import Engine, Outputs, Samples
 from trtbuild.core.errors import DataError
@@ -29,12 +30,9 @@ def validate(
     samples, expected = Batches(evaluation.main), Batches(truth.main)
     if not samples:
         raise DataError("there are no evaluation samples to validate on", hint="set data.evaluation, for example 128")
-    candidate, baseline = runner.open(engine, threads=0), runner.open(reference, threads=0)
-    try:
-        comparison, outputs = comparer.compare(candidate, baseline, samples, expected)
-    finally:
-        candidate.close()
-        baseline.close()
+    comparison, outputs = comparer.compare(
+        partial(runner.open, engine, threads=0), partial(runner.open, reference, threads=0), samples, expected
+    )
     if metric.python is None:
         return comparison
     found = call_entry(metric.python, outputs, expected, samples)
