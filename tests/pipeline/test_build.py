@@ -17,10 +17,14 @@ from tests.models import write_onnx, write_tiny_recipe
 from trtbuild.core.errors import ModelError, RecipeError, StepFailed, TrtbuildError
 from trtbuild.core.events import Listener, StepName
 from trtbuild.pipeline.build import build
+from trtbuild.pipeline.compose import compose
+from trtbuild.pipeline.decide import Reuse, decide
 from trtbuild.pipeline.explain import explain
+from trtbuild.pipeline.file_digests import FileDigests
 from trtbuild.pipeline.run import Limits
-from trtbuild.pipeline.store import Store
+from trtbuild.pipeline.store import Action, Store
 from trtbuild.pipeline.upkeep import verify
+from trtbuild.recipe.load import load
 
 
 class Recorder(Listener):
@@ -138,20 +142,59 @@ def test_a_nan_model_is_a_model_error_that_names_the_step(tmp_path: Path, store:
     assert Store(store).sweep() == 0
 
 
-def test_run_job_repeats_a_failed_step(tmp_path: Path, store: Path) -> None:
-    folder = write_tiny_recipe(tmp_path / "tiny")
-    write_onnx(folder / "model.onnx", nan=True)
+def test_run_job_repeats_a_failed_step_and_tells_when_it_is_mended(tiny: Path, store: Path) -> None:
+    source = (tiny / "generator.py").read_text()
+    (tiny / "generator.py").write_text(source.replace("yield", "raise RuntimeError('no text'); yield"))
     with pytest.raises(TrtbuildError):
-        build(folder, store=store, output=None)
-    again = subprocess.run(
-        command("run-job", store / "jobs" / "tiny" / "observe.json"), capture_output=True, text=True, check=False
-    )
+        build(tiny, store=store, output=None)
+    (job,) = store.glob("jobs/tiny/sample-*.json")
+    again = subprocess.run(command("run-job", job), capture_output=True, text=True, check=False)
     assert again.returncode == 3
-    assert "holds NaN or infinity" in again.stderr
-    good = subprocess.run(
-        command("run-job", store / "jobs" / "tiny" / "adopt.json", "--json"), capture_output=True, text=True, check=True
-    )
-    assert json.loads(good.stdout)["onnxmodel"]["kind"] == "OnnxModel"
+    assert "no text" in again.stderr
+    (tiny / "generator.py").write_text(source)
+    mended = subprocess.run(command("run-job", job, "--json"), capture_output=True, text=True, check=True)
+    assert json.loads(mended.stdout)["evaluation"]["kind"] == "Samples"
+
+
+def test_steps_that_ended_well_leave_no_job_files(built: tuple[Path, Path, Path]) -> None:
+    _, store, _ = built
+    assert list(store.glob("jobs/tiny/*")) == []
+
+
+def test_ctrl_c_while_waiting_for_another_build(built: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """The other build holds the lock of a step; a build that waits for it can still be stopped."""
+    recipe, store, _ = built
+    key = next(step for step in explain_keys(recipe, store, ["measure.runs=9"]))
+    with Store(store).lock(key):
+        process = subprocess.Popen(
+            command("validate", recipe, "--store", store, "--set", "measure.runs=9"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr
+        line = ""
+        while "another build" not in line and process.poll() is None:
+            line = process.stderr.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=10) == 130
+
+
+def explain_keys(recipe: Path, store: Path, sets: list[str]) -> list[str]:
+    """The keys of the steps that would run."""
+    opened, files = Store(store), FileDigests(store / "digests.sqlite")
+    actions: dict[str, Action] = {}
+    keys = []
+    for step in compose(load(recipe, sets)).plan:
+        if any(ref.step not in actions for ref in step.inputs.values()):
+            continue
+        digests = {name: actions[ref.step].outputs[ref.output].digest for name, ref in step.inputs.items()}
+        decided = decide(step, digests, "tiny", opened, files)
+        if isinstance(decided, Reuse):
+            actions[step.name] = decided.action
+        else:
+            keys.append(decided.key)
+    return keys
 
 
 def test_a_step_that_takes_too_long_is_killed(tiny: Path, store: Path) -> None:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from filelock import Timeout
+from filelock import FileLock, Timeout
 
 from trtbuild.core import machine
 from trtbuild.core.errors import StepFailed, StoreError, TrtbuildError
@@ -58,14 +58,11 @@ class _Turnstile:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._inside = 0
-        self._waiting_alone = 0
 
     def enter(self, exclusive: bool) -> None:
         with self._condition:
             if exclusive:
-                self._waiting_alone += 1
                 self._condition.wait_for(lambda: self._inside == 0)
-                self._waiting_alone -= 1
                 self._inside = -1
             else:
                 self._condition.wait_for(lambda: self._inside >= 0)
@@ -83,6 +80,7 @@ class _Walk:
         self._workers = Workers()
         self._turnstile = _Turnstile()
         self._mutex = threading.Lock()
+        self._stopped = threading.Event()
         self._failure: TrtbuildError | None = None
         self.done = Finished()
 
@@ -109,11 +107,12 @@ class _Walk:
         except TrtbuildError as error:
             raise self._failure or error from None  # the first one; later ones only say that they were stopped
         finally:
+            self._stopped.set()
             self._workers.close()
             pool.shutdown(wait=True, cancel_futures=True)
 
     def _step(self, step: Step) -> None:
-        if self._failure:
+        if self._stopped.is_set():
             return
         inputs = {parameter: self.done.actions[ref.step].outputs[ref.output] for parameter, ref in step.inputs.items()}
         digests = {parameter: output.digest for parameter, output in inputs.items()}
@@ -137,11 +136,20 @@ class _Walk:
             lock.acquire(timeout=0)
         except Timeout:
             self._tell("waiting", step)
-            lock.acquire()
+            self._wait_for(lock)
         try:
             yield
         finally:
             lock.release()
+
+    def _wait_for(self, lock: FileLock) -> None:
+        while not self._stopped.is_set():
+            try:
+                lock.acquire(timeout=0.5)
+            except Timeout:
+                continue
+            return
+        raise StepFailed("the build was stopped")
 
     def _decide(self, step: Step, digests: dict[str, str]) -> Reuse | Run:
         with self._mutex:
@@ -151,15 +159,17 @@ class _Walk:
         for name in step.cast.values():
             require_backend(name)
         job = job_of(step, inputs, self._plan.recipe, decision.key)
-        file = self._store.root / "jobs" / self._plan.recipe / f"{step.name.replace('/', '.')}.json"
-        log = file.with_suffix(".log")
+        # Two recipes of one name may be built at once: the key keeps their jobs apart.
+        name = f"{step.name.replace('/', '.')}-{decision.key[:12]}"
+        file = self._store.root / "jobs" / self._plan.recipe / f"{name}.json"
+        log = file.with_name(f"{name}.log")
         write_atomically(file, job.model_dump_json(indent=1))
         log.unlink(missing_ok=True)
         exclusive = step.stage.resources.exclusive
         self._turnstile.enter(exclusive)
         workspace = self._store.workspace()
         try:
-            if self._failure:
+            if self._stopped.is_set():
                 raise StepFailed("the build was stopped")
             self._tell("started", step, decision.reason)
             began = time.perf_counter()
@@ -173,10 +183,13 @@ class _Walk:
                 finished_at=now(),
             )
             self._store.commit(decision.key, self._plan.recipe, action)
+            file.unlink(missing_ok=True)
+            log.unlink(missing_ok=True)
         except TrtbuildError as error:
             told = _told(error, step, file, log)
-            if self._failure is None:
+            if self._failure is None and not self._stopped.is_set():
                 self._failure = told
+                self._stopped.set()
                 self._tell("failed", step, error.message)
             raise told from error
         finally:
