@@ -1,6 +1,7 @@
 # `make demo` and `make test` need Python 3.10-3.12 and make; everything else is installed into .venv.
 
-PYTHON ?= $(shell command -v python3.12 || command -v python3.11 || command -v python3.10 || command -v python3)
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.10 python3; do \
+	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' 2> /dev/null && echo $$python && break; done)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -20,11 +21,13 @@ check: .venv/dev  ## style, types, floors, generated files
 
 docs: .venv/dev  ## regenerate what is generated
 	$(BIN)/python -m trtbuild.recipe.json_schema > recipes/recipe.schema.json
+	$(BIN)/python -m trtbuild.recipe.reference > docs/recipe.md
 
 clean:
 	rm -rf .venv engines/*/ .pytest_cache .mypy_cache .ruff_cache
 
 .venv/demo: pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "trtbuild needs Python 3.10, 3.11 or 3.12; set PYTHON=/path/to/python"; exit 1; }
 	$(PYTHON) -m venv .venv
 	$(PIP) --editable '.[demo]'
 	touch $@

@@ -15,6 +15,7 @@ from trtbuild.core.tensors import Shapes
 from trtbuild.recipe.expand import variants
 from trtbuild.recipe.json_schema import json_schema, json_schema_text
 from trtbuild.recipe.load import load
+from trtbuild.recipe.reference import reference
 from trtbuild.recipe.starter import recipe_name, starter_recipe
 
 RECIPES = Path(__file__).parents[3] / "recipes"
@@ -86,6 +87,7 @@ def test_loading_is_quick_and_imports_nothing_heavy() -> None:
 import sys, time
 began = time.process_time()
 from trtbuild.recipe.load import load
+from trtbuild.recipe.reference import reference
 load({str(RECIPES / "minilm")!r})
 print(time.process_time() - began, *({heavy!r} & set(sys.modules)))
 """
@@ -93,3 +95,10 @@ print(time.process_time() - began, *({heavy!r} & set(sys.modules)))
     spent = [run.stdout.split() for run in runs]
     assert spent[0][1:] == []
     assert min(float(run[0]) for run in spent) < 0.5  # generous: the machine may be busy; alone it is a quarter of that
+
+
+def test_the_reference_page_is_current_and_knows_every_key() -> None:
+    page = (RECIPES.parent / "docs" / "recipe.md").read_text()
+    assert page == reference(), "run `make docs`"
+    for key in ("`recipe`", "`calibration`", "`alpha`", "`opset`", "`class`", "`margin`"):
+        assert f"| {key} |" in page
