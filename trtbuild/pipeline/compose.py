@@ -59,7 +59,7 @@ class Composition:
 
 
 def compose(loaded: LoadedRecipe, only: Sequence[str] = ()) -> Composition:
-    """Turn a recipe into steps, for all variants or for `only` some of them and the reference.
+    """Turn a recipe into steps, for all variants or for `only` some of them. The reference's engine is always built.
 
     Raises RecipeError where a variant is unknown, BackendMissing where the backend asked for is not there.
     """
@@ -76,6 +76,7 @@ def compose(loaded: LoadedRecipe, only: Sequence[str] = ()) -> Composition:
     steps = {
         name: shared.judged(name, chosen[name], engine, coverage, engines[measure_of][0])
         for name, (engine, coverage) in engines.items()
+        if not only or name in only
     }
     return Composition(shared.plan, steps, measure_of, recipe.shapes, backend, because)
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from trtbuild.backends import BACKENDS
 from trtbuild.core import machine
+from trtbuild.core.sources import PythonSource
 from trtbuild.core.values import canonical_json, digest_of
 from trtbuild.pipeline.file_digests import FileDigests
 from trtbuild.pipeline.plan import Step
@@ -109,6 +110,8 @@ def ingredients_of(step: Step, digests: Mapping[str, str], files: FileDigests) -
 def _setting(parameter: str, value: Any, files: FileDigests) -> dict[str, str]:
     """A setting's fields by dotted path. Sources count by content, not by where they lie."""
     found = dict(_flat(parameter, _without_places(value)))
+    if isinstance(value, PythonSource) or isinstance(getattr(value, "python", None), PythonSource):
+        found["machine.python"] = machine.FACTS["python"]()  # what it imports may differ: the standard library does
     if (named := getattr(value, "files", None)) is not None:
         root = _root(value)
         found |= {f"{parameter}.file.{name}": digest for name, digest in files.of_all(_contents(named), root).items()}

@@ -84,6 +84,14 @@ class Plan:
                 waiting += [ref.step for ref in self.steps[name].inputs.values()]
         return needed
 
+    def chain_lengths(self) -> dict[str, int]:
+        """For each step, how many steps the longest chain has that begins with it."""
+        lengths = dict.fromkeys(self.steps, 1)
+        for step in reversed(self.steps.values()):
+            for ref in step.inputs.values():
+                lengths[ref.step] = max(lengths[ref.step], lengths[step.name] + 1)
+        return lengths
+
 
 def _check_complete(step: Step) -> None:
     stage = step.stage

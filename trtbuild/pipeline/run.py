@@ -80,6 +80,7 @@ class _Walk:
         self._workers = Workers()
         self._turnstile = _Turnstile()
         self._mutex = threading.Lock()
+        self._follows = plan.chain_lengths()
         self._stopped = threading.Event()
         self._failure: TrtbuildError | None = None
         self.done = Finished()
@@ -92,12 +93,7 @@ class _Walk:
         pool = ThreadPoolExecutor(self._limits.threads)
         try:
             while waiting or running:
-                ready = [
-                    step
-                    for step in waiting.values()
-                    if all(ref.step in self.done.actions for ref in step.inputs.values())
-                ]
-                for step in ready:
+                for step in self._ready(waiting)[: self._limits.threads - len(running)]:
                     del waiting[step.name]
                     running[pool.submit(self._step, step)] = step
                 finished, _ = wait(running, return_when=FIRST_COMPLETED)
@@ -110,6 +106,11 @@ class _Walk:
             self._stopped.set()
             self._workers.close()
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def _ready(self, waiting: dict[str, Step]) -> list[Step]:
+        """Steps whose inputs are there: those that may run beside others first, then by how much follows from them."""
+        ready = [s for s in waiting.values() if all(ref.step in self.done.actions for ref in s.inputs.values())]
+        return sorted(ready, key=lambda step: (step.stage.resources.exclusive, -self._follows[step.name]))
 
     def _step(self, step: Step) -> None:
         if self._stopped.is_set():

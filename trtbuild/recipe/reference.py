@@ -72,7 +72,8 @@ def _type(field: dict[str, Any]) -> str:
     inside = field.get("additionalProperties") or next(iter(field.get("patternProperties", {}).values()), None)
     if field.get("type") == "object" and isinstance(inside, dict):
         return f"mapping of {_type(inside)}"
-    return _WORDS.get(field.get("type", "any"), field.get("type", "any"))
+    kind = str(field.get("type", "any"))
+    return _WORDS.get(kind, kind)
 
 
 def _name_of(field: dict[str, Any]) -> str:
