@@ -2,8 +2,8 @@
 
 Each round builds a small ONNX recipe, kills the build with SIGKILL after a random time between nothing and a little
 more than a whole build, and then checks that every worker ended, that the store verifies, and that every engine folder
-in sight is whole. Every third round changes the model, so that there is always something new to commit; the others go on
-from what the killed ones left. At the end one build must finish. Writes the counts to benchmarks/kill_builds.json.
+in sight is whole. Every third round changes the model, so that there is always something new to commit; the others go
+on from what the killed ones left. At the end one build must finish. Writes the counts to benchmarks/kill_builds.json.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Which SmoothQuant alpha suits MiniLM, asked on sentences that the recipe neither calibrates nor validates on.
 
-`python benchmarks/minilm_alpha.py` builds recipes/minilm at several alphas with the held-out set moved to other lines, and
-writes benchmarks/minilm_alpha.json.
+`python benchmarks/minilm_alpha.py` builds recipes/minilm at several alphas with the held-out set moved to other lines,
+and writes benchmarks/minilm_alpha.json.
 """
 
 from __future__ import annotations

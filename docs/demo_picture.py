@@ -15,7 +15,7 @@ from trtbuild.reports.console import build_table
 def main() -> None:
     """Draw the report that is named."""
     report = BuildReport.model_validate_json(Path(sys.argv[1]).read_text())
-    console = Console(record=True, width=132, file=io.StringIO(), force_terminal=True, highlight=False)
+    console = Console(record=True, width=128, file=io.StringIO(), force_terminal=True, highlight=False)
     console.print(build_table(report))
     console.save_svg(str(Path(__file__).with_name("demo.svg")), title="make demo")
 

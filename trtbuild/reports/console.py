@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -29,9 +30,11 @@ def build_table(report: BuildReport) -> RenderableType:
     """The variants side by side, why some failed, and which to ship."""
     metrics = list(dict.fromkeys(name for variant in report.variants for name in variant.accuracy))
     shown = metrics[:3]  # the task's own come first; --json has all
-    table = Table(title=f"{report.recipe} on {report.backend}", title_justify="left", title_style="bold")
+    table = Table(
+        title=f"{report.recipe} on {report.backend}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
+    )
     table.add_column("variant", no_wrap=True)
-    for heading in ("size", "median", "p95", f"vs {report.reference}"):
+    for heading in ("size", "median", "p95", f"speed / {report.reference}"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name in shown:
         table.add_column(name.replace("_", " "), justify="right", min_width=6)

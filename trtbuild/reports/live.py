@@ -13,6 +13,9 @@ from rich.text import Text
 
 from trtbuild.core.events import Listener, StepName
 
+_WIDTH = 58
+"""Columns for a stage's sentence."""
+
 
 class Progress(Listener):
     """Writes to standard error, so that standard output stays the result's. Use as a context manager."""
@@ -21,6 +24,7 @@ class Progress(Listener):
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
         self._verbose = verbose
         self._running: dict[str, tuple[StepName, float, Spinner]] = {}
+        self._reasons: dict[str, str] = {}
         self._done = self._total = self._reused = 0
         self._live = Live(get_renderable=self._picture, console=self._console, refresh_per_second=8, transient=True)
 
@@ -47,6 +51,7 @@ class Progress(Listener):
     def started(self, step: StepName, reason: str) -> None:
         """Start the step's clock."""
         self._running[step.name] = (step, time.monotonic(), Spinner("dots"))
+        self._reasons[step.name] = reason
         if not self._console.is_terminal or self._verbose:
             self._say(f"[blue]>[/] {step.name}: {step.sentence.lower()} [dim]({escape(reason)})[/]")
 
@@ -61,7 +66,10 @@ class Progress(Listener):
         """Write its line for good."""
         self._done += 1
         self._running.pop(step.name, None)
-        self._say(f"[green]✓[/] {step.name:<28} {step.sentence.lower():<52} [dim]{elapsed_s:6.1f} s[/]")
+        why = self._reasons.get(step.name, "")
+        why = why if len(why) <= 60 else f"{why[:57]}..."
+        done = f"[green]✓[/] {step.name:<28} {step.sentence.lower():<{_WIDTH}}"
+        self._say(f"{done} [dim]{elapsed_s:6.1f} s  {escape(why)}[/]")
 
     def failed(self, step: StepName, message: str) -> None:
         """Write its line for good; the error itself comes at the end."""
@@ -76,6 +84,6 @@ class Progress(Listener):
         rows = Table.grid(padding=(0, 1))
         for step, began, spinner in self._running.values():
             rows.add_row(
-                spinner, f"{step.name:<26}", f"{step.sentence.lower():<52}", Text(f"{now - began:6.1f} s", "dim")
+                spinner, f"{step.name:<26}", f"{step.sentence.lower():<{_WIDTH}}", Text(f"{now - began:6.1f} s", "dim")
             )
         return Group(rows, Text(f"{self._done} of {self._total} steps", "dim"))
