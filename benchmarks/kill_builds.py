@@ -51,16 +51,16 @@ def kill(folder: Path, kills: int, chance: random.Random) -> dict[str, float]:
     began = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
     whole_s = time.perf_counter() - began
-    finished = checked = engines = 0
-    for number in range(kills):
+    killed = finished = checked = engines = 0
+    while killed < kills:
+        number = killed + finished
         if number % 3 == 0:
             write_onnx(recipe / "model.onnx", seed=number)
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
         time.sleep(chance.uniform(0, 1.1 * whole_s))
         workers = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-        finished += process.poll() is not None
         process.kill()
-        process.wait()
+        killed, finished = (killed + 1, finished) if process.wait() < 0 else (killed, finished + 1)
         _, alive = psutil.wait_procs(workers, timeout=10)
         assert not alive, "a worker outlived its build"
         verified = verify(Store(store))
@@ -72,7 +72,7 @@ def kill(folder: Path, kills: int, chance: random.Random) -> dict[str, float]:
             engines += 1
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=ROOT)
     return {
-        "kills": kills - finished,
+        "kills": killed,
         "builds_that_finished_before_their_kill": finished,
         "seconds_of_a_whole_build": round(whole_s, 2),
         "artifacts_verified": checked,

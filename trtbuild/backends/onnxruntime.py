@@ -87,7 +87,7 @@ class OnnxRuntime(Compiler, Runner, Interpreter):
 
     def interpret(self, model: OnnxModel, samples: Iterable[Tensors]) -> Iterable[Tensors]:
         """Run the graph as it is written, without ONNX Runtime's fusions."""
-        session = _OrtSession(_session(model.main, 0, optimized=True))
+        session = _OrtSession(_session(model.main, 0))
         for batch in samples:
             yield session.infer(batch)
 
@@ -108,7 +108,7 @@ class OnnxRuntime(Compiler, Runner, Interpreter):
                 f"{engine.path}: built by ONNX Runtime {facts.get('onnxruntime')}, this is {onnxruntime.__version__}",
                 hint="build it again here: its fused operators belong to that version",
             )
-        return _OrtSession(_session(engine.path / ENGINE_FILE, threads, optimized=True))
+        return _OrtSession(_session(engine.path / ENGINE_FILE, threads))
 
 
 class _OrtSession(Session):
@@ -162,7 +162,7 @@ def _fastest(files: dict[_Tactic, Path], shapes: Shapes, threads: int) -> _Tacti
         return next(iter(files))
     lengths = shapes.at("opt")
     inputs = {name: np.ones(lengths[name], dtype=spec.dtype) for name, spec in shapes.inputs.items()}
-    sessions = {tactic: _session(file, threads, optimized=True) for tactic, file in files.items()}
+    sessions = {tactic: _session(file, threads) for tactic, file in files.items()}
     times: dict[_Tactic, list[float]] = {tactic: [] for tactic in files}
     for round_number in range(6):
         for tactic, session in sessions.items():
@@ -178,10 +178,10 @@ def _fastest(files: dict[_Tactic, Path], shapes: Shapes, threads: int) -> _Tacti
     return min(times, key=lambda tactic: statistics.median(times[tactic]))
 
 
-def _session(file: Path, threads: int, *, optimized: bool) -> onnxruntime.InferenceSession:
+def _session(file: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Load a graph and run it as it is written."""
     options = _options(threads)
-    if optimized:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return onnxruntime.InferenceSession(str(file), options, providers=_PROVIDERS)
     except Exception as error:  # as above

@@ -6,23 +6,19 @@ Roles speak in artifacts and plain values. A backend is a class whose bases say 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from trtbuild.core.artifacts import Engine, OnnxModel, QuantizationPlan, Samples
-from trtbuild.core.results import Comparison, Latency
+from trtbuild.core.artifacts import Engine, OnnxModel, QuantizationPlan
+from trtbuild.core.results import Comparison
 from trtbuild.core.sources import ModelSource
 from trtbuild.core.tensors import Shapes
 from trtbuild.core.values import Options
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    Tensors = dict[str, np.ndarray[Any, Any]]
-    TaskMetric = Callable[[Sequence[Tensors], Sequence[Tensors], Sequence[Tensors]], Mapping[str, float]]
-    """`metric(outputs, reference_outputs, inputs) -> {name: value}`, each a sequence with one entry a sample batch."""
+    from trtbuild.core.tensor_file import Tensors
 
 
 class Role(ABC):
@@ -138,19 +134,3 @@ class Provider:
     """Machine facts (`trtbuild.core.machine.FACTS`) that decide its results."""
     extra: str = ""
     """The extra of trtbuild that installs it."""
-
-
-__all__ = [
-    "Calibrator",
-    "Caster",
-    "Comparer",
-    "Compiler",
-    "Exporter",
-    "Latency",
-    "Loader",
-    "Provider",
-    "Role",
-    "Runner",
-    "Samples",
-    "Session",
-]

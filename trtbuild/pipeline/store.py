@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import platform
 import shutil
@@ -26,7 +25,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from filelock import FileLock
 
@@ -204,14 +202,6 @@ def write_atomically(file: Path, text: str) -> None:
             beside.unlink(missing_ok=True)
             raise
         flush(file.parent)
-
-
-def read_json(file: Path) -> Any:
-    """Parse a JSON file, or raise StoreError naming it."""
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{file}: not readable as JSON: {error}") from error
 
 
 _HOST = platform.node().replace("-", "_") or "host"

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from trtbuild.core.values import Result
 from trtbuild.pipeline.store import Action, Listing, Store
 
+TRACES_KEPT_S = 7 * 86400.0
+"""How long job files of failed steps, and locks, are kept."""
 GRACE_S = 3600.0
 """What is younger is left alone: a running build may not have recorded it yet."""
 
@@ -118,6 +120,10 @@ def collect(store: Store, *, keep_days: float | None = None, max_bytes: int | No
             store.remove(folder)
             removed += 1
     store.sweep()
+    for part in ("jobs", "locks"):
+        for file in (store.root / part).rglob("*"):
+            if file.is_file() and now - file.stat().st_mtime > TRACES_KEPT_S:
+                file.unlink(missing_ok=True)
     return Collected(actions=len(gone), artifacts=removed, freed_bytes=freed)
 
 

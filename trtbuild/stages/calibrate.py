@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from trtbuild.core.artifacts import QuantizationPlan, Samples
@@ -22,8 +20,6 @@ class CalibrateOptions(Options):
     """Quantization format of the linear layers."""
     alpha: float = Field(default=1.0, ge=0.0, le=1.0)
     """SmoothQuant's migration strength: 1 moves all difficulty from activations to weights (ModelOpt's default)."""
-    method: Literal["max"] = "max"
-    """How the range of an activation is chosen from what calibration saw."""
 
 
 @stage(version=1)
