@@ -189,6 +189,59 @@ def test_init_for_an_onnx_file_gives_a_recipe_that_builds(tmp_path: Path) -> Non
     assert "has a recipe.yaml already" in again.stderr
 
 
+def test_init_for_a_hugging_face_folder_gives_a_recipe_that_builds(tmp_path: Path) -> None:
+    """A BERT of two layers made here, with a pooler whose output the recipe does not take, and a tokenizer of words."""
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = [
+        "[PAD]",
+        "[UNK]",
+        *[
+            "the",
+            "a",
+            "quick",
+            "brown",
+            "fox",
+            "dog",
+            "jumps",
+            "over",
+            "lazy",
+            "river",
+            "stone",
+            "sings",
+            "at",
+            "night",
+        ],
+    ]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        vocab_size=len(words),
+        hidden_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=128,
+        max_position_embeddings=64,
+    )
+    shell = Shell(tmp_path)
+    transformers.BertModel(config).save_pretrained(tmp_path / "bert")
+    tokenizer.save(str(tmp_path / "bert" / "tokenizer.json"))
+    shell.json("init", "bert")
+    rng = np.random.default_rng(0)
+    lines = [" ".join(rng.choice(words[2:], 12)) for _ in range(64)]
+    (tmp_path / "recipes/bert/calibration.txt").write_text("\n".join(lines[:32]))
+    (tmp_path / "recipes/bert/evaluation.txt").write_text("\n".join(lines[32:]))
+    done = shell.run("build", "recipes/bert", "--set", "gates.pays='no'", "--json", "-q")
+    report = json.loads(done.stdout)
+    coverage = {variant["name"]: variant["coverage"] for variant in report["variants"]}
+    assert coverage["int8"] == coverage["int8_weights"] == {"asked": 12, "inserted": 12, "ran": 12}
+    assert done.returncode == 0, report
+    kept = shell.json("inspect", "engines/bert/int8")["coverage"]["kept_high"]
+    assert kept == {"pooler.dense": "no exported output depends on it"}
+
+
 def test_init_refuses_what_is_no_model(shell: Shell) -> None:
     done = shell.run("init", "tiny")
     assert done.returncode == 3

@@ -15,6 +15,7 @@ from trtbuild.core.quantization import Plan
 from trtbuild.core.results import Coverage, LayerCoverage
 from trtbuild.graph import embeddings as tables
 from trtbuild.graph import initializers, quantize
+from trtbuild.graph.initializers import constant
 from trtbuild.graph.linear import Linear, linear, products
 from trtbuild.graph.smoothing import smooth
 
@@ -38,7 +39,8 @@ def insert(model: ir.Model, plan: Plan, *, embeddings: Literal["high", "int8"], 
         )
     nodes = products(graph)
     excluded = _excluded(exclude, [*plan.modules, *plan.kept_high, *nodes, *tables.tables(graph)])
-    asked = {module: numbers for module, numbers in plan.modules.items() if module not in excluded}
+    dead = _dead(plan, nodes)
+    asked = {module: numbers for module, numbers in plan.modules.items() if module not in excluded | dead}
     found = {module: linear(module, numbers, nodes.get(module, [])) for module, numbers in asked.items()}
     order = {node: position for position, node in enumerate(graph)}
     linears = sorted(
@@ -66,7 +68,7 @@ def insert(model: ir.Model, plan: Plan, *, embeddings: Literal["high", "int8"], 
         layers=layers,
         smoothing_folded=len(smoothed.folded),
         smoothing_left=smoothed.left,
-        kept_high={**plan.kept_high, **planned},
+        kept_high={**plan.kept_high, **dead, **planned},
     )
 
 
@@ -82,6 +84,20 @@ def _excluded(patterns: list[str], modules: Iterable[str]) -> dict[str, str]:
         for module in matched:
             excluded.setdefault(module, f"excluded by pattern {pattern!r}")
     return excluded
+
+
+def _dead(plan: Plan, nodes: dict[str, list[ir.Node]]) -> dict[str, str]:
+    """Modules that the model computes and no exported output depends on, such as a pooler whose output is not taken.
+
+    A module without a product in the graph is dead only where every product of the graph belongs to a module of the
+    plan. Otherwise one of the others may be this module's, under a name the exporter gave it, and it stays asked for.
+    """
+    with_weights = {
+        module for module, its in nodes.items() if any(constant(node.inputs[1]) is not None for node in its)
+    }
+    if with_weights - plan.modules.keys() - plan.kept_high.keys():
+        return {}
+    return {module: "no exported output depends on it" for module in plan.modules if module not in nodes}
 
 
 def _check_opset(model: ir.Model, linears: list[Linear]) -> None:

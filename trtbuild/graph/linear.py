@@ -95,8 +95,8 @@ def linear(module: str, numbers: ModuleQuantization, nodes: list[ir.Node]) -> Li
 def _unfit_nodes(nodes: list[ir.Node]) -> str | None:
     if not nodes:
         return (
-            "the graph has no matrix product of this name: no exported output depends on it (then exclude it), "
-            "or the exporter renamed it"
+            "the graph has no matrix product of this name, and has one that belongs to no module: "
+            "the exporter may have renamed it"
         )
     weight = nodes[0].inputs[1]
     if any(node.inputs[1] is not weight or output_axis(node) != output_axis(nodes[0]) for node in nodes):

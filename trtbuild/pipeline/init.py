@@ -60,6 +60,27 @@ def generate(split, count, batch=16):
         yield {{
             name: np.array([getattr(row, columns[name]) for row in encoded], dtype=np.int64) for name in {inputs!r}
         }}
+
+
+def agreement(outputs, reference_outputs, inputs):
+    """Cosine between each sentence's embedding (the mean over its unmasked tokens) and the reference's."""
+    cosines = np.concatenate(
+        [
+            _cosine(_pooled(mine, batch), _pooled(theirs, batch))
+            for mine, theirs, batch in zip(outputs, reference_outputs, inputs, strict=True)
+        ]
+    )
+    return {{"embedding_cosine_mean": cosines.mean(), "embedding_cosine_min": cosines.min()}}
+
+
+def _pooled(tensors, batch):
+    hidden = next(iter(tensors.values()))
+    mask = batch["attention_mask"][..., None] if "attention_mask" in batch else np.ones(hidden.shape[:2])[..., None]
+    return (hidden * mask).sum(1) / mask.sum(1)
+
+
+def _cosine(one, other):
+    return (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
 '''
 
 

@@ -27,11 +27,7 @@ data:
   calibration: 256
   evaluation: 128
 
-# What an engine must reach to ship. Agreement with the FP32 model: cosine_mean, cosine_min, snr_db, max_abs_error.
-gates:
-  accuracy:
-    cosine_mean: {{min: 0.99}}
-  pays: either             # a quantized engine must be faster, smaller, either, or "no" (in quotes)
+{metric}  pays: either             # a quantized engine must be faster, smaller, either, or "no" (in quotes)
 
 # The engines to build. Every other is compared with the reference.
 reference: fp16
@@ -39,6 +35,22 @@ variants:
   fp16: {{precision: fp16}}
 {variants}"""
 
+_GENERAL = """\
+# What an engine must reach to ship. Agreement with the FP32 model: cosine_mean, cosine_min, snr_db, max_abs_error.
+gates:
+  accuracy:
+    cosine_mean: {min: 0.99}
+"""
+_OF_EMBEDDINGS = """\
+# The task's own accuracy: agreement(outputs, reference_outputs, inputs) in samples.py compares sentence embeddings.
+# Change it to what your task counts: padded positions, for one, count for nothing here.
+metric: samples:agreement
+
+# What an engine must reach to ship.
+gates:
+  accuracy:
+    embedding_cosine_mean: {min: 0.99}
+"""
 _FROM_PYTORCH = """\
   int8: {quantize: {format: int8_sq}}         # INT8 weights and activations, after SmoothQuant
   int8_weights: {quantize: {format: w8a16}}   # INT8 weights alone
@@ -69,7 +81,8 @@ def starter_recipe(
             f"    outputs: [{', '.join(map(_quoted, outputs))}]   # fields of the model's output\n"
         )
     variants = _FROM_ONNX if onnx else _FROM_PYTORCH
-    return head + model + _REST.format(shapes=_shapes(shapes), generator=generator, variants=variants)
+    metric = _GENERAL if onnx else _OF_EMBEDDINGS
+    return head + model + _REST.format(shapes=_shapes(shapes), generator=generator, metric=metric, variants=variants)
 
 
 def recipe_name(name: str) -> str:

@@ -173,6 +173,24 @@ def test_a_pattern_that_matches_nothing_suggests_names(exported):
         insertion.insert(model, Plan({}), embeddings="high", exclude=["attention.qeury"])
 
 
+def test_a_module_that_no_output_depends_on_is_not_asked_for(exported):
+    path = exported("postnorm")
+    plan = make_plan(path, sample("postnorm"), "int8")
+    with_pooler = replace(plan, modules={**plan.modules, "pooler": plan.modules["up"]})
+    coverage = insertion.insert(document.load(path), with_pooler, embeddings="high", exclude=[])
+    assert coverage.asked == coverage.inserted == len(plan.modules)
+    assert coverage.kept_high["pooler"] == "no exported output depends on it"
+
+
+def test_a_missing_module_is_a_miss_while_some_product_belongs_to_nobody(exported):
+    path = exported("postnorm")
+    plan = make_plan(path, sample("postnorm"), "int8")
+    modules = {("renamed" if module == "up" else module): numbers for module, numbers in plan.modules.items()}
+    coverage = insertion.insert(document.load(path), replace(plan, modules=modules), embeddings="high", exclude=[])
+    assert (coverage.asked, coverage.inserted) == (len(modules), len(modules) - 1)
+    assert [layer.module for layer in coverage.layers if not layer.inserted] == ["renamed"]
+
+
 def test_modules_that_cannot_be_quantized_say_why(exported):
     path = exported("postnorm")
     plan = make_plan(path, sample("postnorm"), "int8")
@@ -181,8 +199,8 @@ def test_modules_that_cannot_be_quantized_say_why(exported):
     asked = Plan({"nowhere": numbers, "attention": numbers, "down": wrong, "up": numbers})
     coverage = insertion.insert(document.load(path), asked, embeddings="high", exclude=[])
     assert {layer.module: layer.reason for layer in coverage.layers} == {
-        "nowhere": "the graph has no matrix product of this name: no exported output depends on it (then exclude it), "
-        "or the exporter renamed it",
+        "nowhere": "the graph has no matrix product of this name, and has one that belongs to no module: "
+        "the exporter may have renamed it",
         "attention": "its matrix products have different weights",
         "down": "its weight has 32 output channels, the plan has 7",
         "up": "",

@@ -87,7 +87,6 @@ def test_loading_is_quick_and_imports_nothing_heavy() -> None:
 import sys, time
 began = time.process_time()
 from trtbuild.recipe.load import load
-from trtbuild.recipe.reference import reference
 load({str(RECIPES / "minilm")!r})
 print(time.process_time() - began, *({heavy!r} & set(sys.modules)))
 """
