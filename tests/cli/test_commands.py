@@ -194,26 +194,7 @@ def test_init_for_a_hugging_face_folder_gives_a_recipe_that_builds(tmp_path: Pat
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    words = [
-        "[PAD]",
-        "[UNK]",
-        *[
-            "the",
-            "a",
-            "quick",
-            "brown",
-            "fox",
-            "dog",
-            "jumps",
-            "over",
-            "lazy",
-            "river",
-            "stone",
-            "sings",
-            "at",
-            "night",
-        ],
-    ]
+    words = ["[PAD]", "[UNK]", "the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "at", "night"]
     tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     torch.manual_seed(0)
