@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
@@ -50,10 +50,10 @@ def test_planning_and_help_import_nothing_heavy(imports: str) -> None:
 
 @pytest.mark.parametrize("arguments", [["--help"], ["plan", "recipes/minilm"], ["explain", "recipes/minilm"]])
 def test_help_plan_and_explain_answer_in_under_a_third_of_a_second(arguments: list[str], tmp_path: Path) -> None:
-    """The best of five: the bar is about the work, not about what else this machine is doing."""
+    """Processor time, the best of five: the bar is about the work, not about what else this machine is doing."""
     times = []
     for _ in range(5):
-        began = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run(
             [sys.executable, "-m", "trtbuild", *arguments],
             cwd=ROOT,
@@ -61,7 +61,8 @@ def test_help_plan_and_explain_answer_in_under_a_third_of_a_second(arguments: li
             capture_output=True,
             check=True,
         )
-        times.append(time.perf_counter() - began)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(times) < 0.3
 
 
