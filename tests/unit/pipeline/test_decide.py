@@ -1,0 +1,85 @@
+"""Keys have names: what enters one, and what an explanation says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.models import write_tiny_recipe
+from trtbuild.core.values import digest_of
+from trtbuild.pipeline.compose import compose
+from trtbuild.pipeline.decide import Reuse, Run, decide, ingredients_of
+from trtbuild.pipeline.file_digests import FileDigests
+from trtbuild.pipeline.plan import Plan, Step
+from trtbuild.pipeline.store import Action, Store, now
+from trtbuild.recipe.load import load
+
+
+@pytest.fixture
+def files(store: Path) -> FileDigests:
+    Store(store)
+    return FileDigests(store / "digests.sqlite")
+
+
+def plan_of(folder: Path, *sets: str) -> Plan:
+    return compose(load(folder, sets)).plan
+
+
+def ingredients(step: Step, files: FileDigests) -> dict[str, str]:
+    return ingredients_of(step, dict.fromkeys(step.inputs, "0" * 64), files)
+
+
+def test_every_ingredient_is_named(tiny: Path, files: FileDigests) -> None:
+    steps = plan_of(tiny).steps
+    sample = ingredients(steps["sample"], files)
+    assert sample["stage"] == "sample v1"
+    assert sample["source.calibration"] == "8"
+    assert sample["shapes.axes.batch.opt"] == "4"
+    assert len(sample["source.file.generator.py"]) == 64
+    assert "machine.python" in sample
+    build = ingredients(steps["fp32/build"], files)
+    assert build["backend.compiler"] == "onnxruntime"
+    assert {"version.onnxruntime", "machine.processor", "input.model", "options.tactics"} <= build.keys()
+    assert not [name for name in build if name.startswith("version.") and name != "version.onnxruntime"]
+
+
+def test_a_place_is_no_ingredient(tmp_path: Path, files: FileDigests) -> None:
+    here, there = write_tiny_recipe(tmp_path / "here"), write_tiny_recipe(tmp_path / "there")
+    for name in ("sample", "adopt", "fp32/validate"):
+        assert ingredients(plan_of(here).steps[name], files) == ingredients(plan_of(there).steps[name], files)
+
+
+def test_the_reason_is_the_difference(tiny: Path, store: Path, files: FileDigests) -> None:
+    opened = Store(store)
+    step = plan_of(tiny).steps["sample"]
+    first = decide(step, {}, "tiny", opened, files)
+    assert isinstance(first, Run)
+    assert first.reason == "first run"
+    action = Action(step="sample", ingredients=dict(first.ingredients), outputs={}, elapsed_s=1, finished_at=now())
+    opened.commit(first.key, "tiny", action)
+    assert isinstance(decide(step, {}, "tiny", opened, files), Reuse)
+    changed = decide(plan_of(tiny, "data.calibration=4").steps["sample"], {}, "tiny", opened, files)
+    assert isinstance(changed, Run)
+    assert changed.reason == "source.calibration: 8 -> 4"
+    assert changed.key == digest_of(changed.ingredients)
+
+
+def test_a_file_is_hashed_again_when_it_changes(tiny: Path, files: FileDigests) -> None:
+    file = tiny / "generator.py"
+    before = files.of(file)
+    assert files.of(file) == before
+    file.write_text(file.read_text() + "# changed\n")
+    assert files.of(file) != before
+
+
+def test_equal_work_is_one_step_and_other_work_another(tiny: Path) -> None:
+    plan = plan_of(tiny, "variants.again={precision: fp32}", "variants.other={precision: fp32, engine: {threads: 1}}")
+    builds = [name for name in plan.steps if name.endswith("build")]
+    assert builds == ["fp32/build", "other/build"]
+
+
+def test_chains_are_counted_from_each_step(tiny: Path) -> None:
+    lengths = plan_of(tiny).chain_lengths()
+    assert lengths["fp32/judge"] == 1
+    assert lengths["sample"] > lengths["observe"] > lengths["fp32/validate"]
