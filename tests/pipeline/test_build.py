@@ -14,7 +14,8 @@ import psutil
 import pytest
 
 from tests.models import write_onnx, write_tiny_recipe
-from trtbuild.core.errors import ModelError, RecipeError, StepFailed, TrtbuildError
+from trtbuild.core import machine
+from trtbuild.core.errors import BackendMissing, ModelError, RecipeError, StepFailed, TrtbuildError
 from trtbuild.core.events import Listener, StepName
 from trtbuild.pipeline.build import build
 from trtbuild.pipeline.compose import compose
@@ -288,3 +289,23 @@ def test_killed_builds_leave_a_store_that_verifies_and_workers_that_end(
     assert report.passed
     assert Store(store).sweep() == 0, "a finished build sweeps what dead ones left"
     assert os.listdir(store / "tmp") == []
+
+
+def test_a_missing_backend_is_said_before_anything_runs(
+    tiny: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = machine.package_version
+    monkeypatch.setattr(machine, "package_version", lambda name: None if "modelopt" in name else installed(name))
+    with pytest.raises(BackendMissing, match="autocast needs nvidia-modelopt") as caught:
+        build(tiny, sets=["variants.fp16={precision: fp16}"], store=store, output=None)
+    assert caught.value.hint == "install it: pip install 'trtbuild[export]'"
+    assert list(Store(store).actions()) == []
+
+
+def test_what_is_already_built_needs_no_backend(
+    built: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps that are reused run on a machine without their libraries; only the versions that keys name must match."""
+    recipe, store, _ = built
+    monkeypatch.setattr("trtbuild.pipeline.job.machine", None)
+    assert build(recipe, store=store, output=None).steps_run == 0

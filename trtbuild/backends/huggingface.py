@@ -5,21 +5,16 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-import os
 import warnings
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
+
 from trtbuild.core.errors import ModelError
 from trtbuild.core.roles import Loader
 from trtbuild.core.sources import HuggingFaceSource, ModelSource
-
-# Threads that wait by spinning cost a scheduler's slice at every operator as soon as another process wants a core:
-# measured 8 to 13 x slower on two busy cores. OpenMP reads this once, when torch is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-import torch
-import transformers
 
 LFS_POINTER = b"version https://git-lfs"
 """What a file starts with whose content was never pulled (Git LFS specification, "The Pointer")."""

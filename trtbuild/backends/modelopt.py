@@ -6,12 +6,12 @@ import contextlib
 import fnmatch
 import io
 import logging
-import os
 import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from trtbuild.core.artifacts import QuantizationPlan
 from trtbuild.core.errors import DataError, ModelError, TrtbuildError
@@ -19,12 +19,6 @@ from trtbuild.core.formats import Format
 from trtbuild.core.quantization import ModuleQuantization, Plan
 from trtbuild.core.roles import Calibrator
 from trtbuild.core.tensor_file import Array, Tensors
-
-# Threads that wait by spinning cost a scheduler's slice at every operator as soon as another process wants a core:
-# measured 8 to 13 x slower on two busy cores. OpenMP reads this once, when torch is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-import torch
 
 with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
     warnings.simplefilter("ignore")  # about transformers versions it has not been tested with

@@ -6,23 +6,18 @@ import contextlib
 import inspect
 import io
 import logging
-import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from trtbuild.core.errors import DataError, ModelError, TrtbuildError
 from trtbuild.core.roles import Exporter
 from trtbuild.core.tensor_file import Tensors
 from trtbuild.core.tensors import AxisRange, Shapes
-
-# Threads that wait by spinning cost a scheduler's slice at every operator as soon as another process wants a core:
-# measured 8 to 13 x slower on two busy cores. OpenMP reads this once, when torch is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
-import torch
 
 log = logging.getLogger(__name__)
 

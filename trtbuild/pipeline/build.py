@@ -13,6 +13,7 @@ from trtbuild.core.report import BuildReport, CoverageSummary, LatencySummary, V
 from trtbuild.core.results import Comparison, Coverage, Measurement, Verdict
 from trtbuild.core.values import Result
 from trtbuild.pipeline.compose import Composition, VariantSteps, compose
+from trtbuild.pipeline.explain import require_backends
 from trtbuild.pipeline.file_digests import FileDigests
 from trtbuild.pipeline.job import RESULT_FILE
 from trtbuild.pipeline.plan import Ref
@@ -43,9 +44,9 @@ def build(
     composition = compose(loaded, variants)
     opened = Store(store)
     opened.sweep()
-    done = walk(
-        composition.plan, opened, FileDigests(store / "digests.sqlite"), listener or Listener(), limits or Limits()
-    )
+    files = FileDigests(store / "digests.sqlite")
+    require_backends(composition.plan, opened, files)
+    done = walk(composition.plan, opened, files, listener or Listener(), limits or Limits())
     reports = [_variant(name, steps, composition, opened, done, output) for name, steps in composition.variants.items()]
     best, because = recommend(reports)
     report = BuildReport(

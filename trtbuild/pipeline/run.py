@@ -18,7 +18,7 @@ from trtbuild.core.errors import StepFailed, StoreError, TrtbuildError
 from trtbuild.core.events import Listener, StepName
 from trtbuild.pipeline.decide import Reuse, Run, decide
 from trtbuild.pipeline.file_digests import FileDigests
-from trtbuild.pipeline.job import job_of, require_backend
+from trtbuild.pipeline.job import job_of
 from trtbuild.pipeline.plan import Plan, Step
 from trtbuild.pipeline.store import FULL_DISK_HINT, Action, Store, discard, now, write_atomically
 from trtbuild.pipeline.workers import Workers
@@ -157,8 +157,6 @@ class _Walk:
             return decide(step, digests, self._plan.recipe, self._store, self._files, force=self._limits.force)
 
     def _run(self, step: Step, decision: Run, inputs: dict[str, Path]) -> None:
-        for name in step.cast.values():
-            require_backend(name)
         job = job_of(step, inputs, self._plan.recipe, decision.key)
         # Two recipes of one name may be built at once: the key keeps their jobs apart.
         name = f"{step.name.replace('/', '.')}-{decision.key[:12]}"
