@@ -76,7 +76,7 @@ def test_build_ends_with_a_table_and_what_to_ship(shell: Shell) -> None:
 
 def test_a_failed_gate_is_exit_code_8_and_a_reason_in_the_json(shell: Shell) -> None:
     done = shell.run("validate", "tiny", "--set", "gates.accuracy.cosine_min.min=2", "--json")
-    assert done.returncode == 8
+    assert done.returncode == 8, done.stderr
     report = json.loads(done.stdout)
     assert report["recommended"] is None
     assert report["variants"][0]["reasons"] == ["cosine_min is 1, at least 2 is wanted"]
@@ -215,6 +215,7 @@ def test_init_for_a_hugging_face_folder_gives_a_recipe_that_builds(tmp_path: Pat
     (tmp_path / "recipes/bert/calibration.txt").write_text("\n".join(lines[:32]))
     (tmp_path / "recipes/bert/evaluation.txt").write_text("\n".join(lines[32:]))
     done = shell.run("build", "recipes/bert", "--set", "gates.pays='no'", "--json", "-q")
+    assert done.stdout, done.stderr
     report = json.loads(done.stdout)
     coverage = {variant["name"]: variant["coverage"] for variant in report["variants"]}
     assert coverage["int8"] == coverage["int8_weights"] == {"asked": 12, "inserted": 12, "ran": 12}
