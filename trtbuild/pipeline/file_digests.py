@@ -6,13 +6,14 @@ changed within the same clock tick as its hash would be missed, so entries young
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import sqlite3
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from trtbuild.core.errors import ModelError, StoreError
+from trtbuild.core.errors import ModelError
 
 _CHUNK_BYTES = 1 << 22
 _SETTLED_NS = 2_000_000_000
@@ -22,30 +23,34 @@ class FileDigests:
     """Remembers digests of files outside the store, in a sqlite table inside it."""
 
     def __init__(self, table: Path) -> None:
-        try:
+        self._table: sqlite3.Connection | None = None
+        # Only a memory: where it is damaged or cannot be had, files are hashed each time and the build goes on.
+        with contextlib.suppress(sqlite3.Error):
             self._table = sqlite3.connect(table, timeout=30, isolation_level=None, check_same_thread=False)
-            self._table.execute("pragma journal_mode=wal")
             self._table.execute("pragma synchronous=off")
             self._table.execute("create table if not exists digests (file text primary key, state text, sha256 text)")
-        except sqlite3.Error as error:
-            raise StoreError(
-                f"{table}: {error}", hint="the store must be writable; choose another with --store or TRTBUILD_STORE"
-            ) from error
 
     def of(self, file: Path) -> str:
         """The sha256 (hex) of a file's content. Raises ModelError where it cannot be read."""
         try:
             status = file.stat()
             state = f"{status.st_dev} {status.st_ino} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
-            known = self._table.execute("select state, sha256 from digests where file = ?", (str(file),)).fetchone()
+            known = self._ask("select state, sha256 from digests where file = ?", str(file))
             if known and known[0] == state:
                 return str(known[1])
             found = sha256_of(file)
         except OSError as error:
             raise ModelError(f"{file}: {error.strerror}", hint="the recipe names this file; check the path") from error
         if time.time_ns() - status.st_mtime_ns > _SETTLED_NS:
-            self._table.execute("insert or replace into digests values (?, ?, ?)", (str(file), state, found))
+            self._ask("insert or replace into digests values (?, ?, ?)", str(file), state, found)
         return found
+
+    def _ask(self, statement: str, *values: str) -> tuple[str, str] | None:
+        with contextlib.suppress(sqlite3.Error):
+            if self._table is not None:
+                row: tuple[str, str] | None = self._table.execute(statement, values).fetchone()
+                return row
+        return None
 
     def of_all(self, files: Iterable[Path], root: Path) -> dict[str, str]:
         """Digests by name relative to `root` where a file lies below it, else by bare name."""

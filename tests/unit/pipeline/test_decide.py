@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -71,6 +74,28 @@ def test_a_file_is_hashed_again_when_it_changes(tiny: Path, files: FileDigests) 
     assert files.of(file) == before
     file.write_text(file.read_text() + "# changed\n")
     assert files.of(file) != before
+
+
+def test_many_processes_may_open_a_new_table_at_once(tmp_path: Path) -> None:
+    """Two builds started together both create it; none may find it locked."""
+    code = (
+        "import sys; from pathlib import Path; from trtbuild.pipeline.file_digests import FileDigests;"
+        "print(FileDigests(Path(sys.argv[1])).of(Path(sys.argv[2])))"
+    )
+    file = tmp_path / "file"
+    file.write_text("content")
+    for number in range(3):
+        command = [sys.executable, "-c", code, str(tmp_path / f"{number}.sqlite"), str(file)]
+        running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(6)]
+        answers = {process.communicate(timeout=60) for process in running}
+        assert answers == {(hashlib.sha256(b"content").hexdigest().encode() + b"\n", b"")}
+
+
+def test_a_damaged_table_costs_time_only(tmp_path: Path) -> None:
+    (tmp_path / "digests.sqlite").write_bytes(b"this is no database" * 100)
+    (tmp_path / "file").write_text("content")
+    files = FileDigests(tmp_path / "digests.sqlite")
+    assert files.of(tmp_path / "file") == hashlib.sha256(b"content").hexdigest()
 
 
 def test_equal_work_is_one_step_and_other_work_another(tiny: Path) -> None:
