@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -32,11 +33,16 @@ def core_count() -> int:
 
 @cache
 def package_version(name: str) -> str | None:
-    """The installed version of a distribution, or None."""
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
+    """The installed version of a distribution, or of one that brings the same import; None where there is neither."""
+    for distribution in (name, *_SAME_IMPORT.get(name, ())):
+        with suppress(metadata.PackageNotFoundError):
+            version = metadata.version(distribution)
+            return version if distribution == name else f"{version} ({distribution})"
+    return None
+
+
+_SAME_IMPORT = {"onnxruntime": ("onnxruntime-gpu",)}
+"""Distributions that install the import of another."""
 
 
 FACTS: dict[str, Callable[[], str]] = {

@@ -88,7 +88,7 @@ def choose_backend(asked: str, target: str | None) -> tuple[str, str]:
             "this version of trtbuild builds with onnxruntime only; its TensorRT backend is not written yet",
             hint="set engine.backend to onnxruntime or auto",
         )
-    version = machine.package_version("onnxruntime") or machine.package_version("onnxruntime-gpu")
+    version = machine.package_version("onnxruntime")
     if version is None:
         raise BackendMissing("onnxruntime is not installed", hint="install it: pip install onnxruntime")
     if target and not f"{version}.".startswith(f"{target}."):

@@ -43,13 +43,14 @@ def _backend(name: str) -> Capability:
 
 def _both_onnxruntimes() -> Capability:
     """onnxruntime and onnxruntime-gpu overwrite each other's files; which one imports is chance."""
-    both = machine.package_version("onnxruntime") and machine.package_version("onnxruntime-gpu")
+    found = machine.package_version("onnxruntime") or "none"
+    both = machine.package_version("onnxruntime-gpu") and "gpu" not in found
     return Capability(
         name="one ONNX Runtime only",
         available=not both,
         detail="both are installed: pip uninstall onnxruntime onnxruntime-gpu, then install the one you want"
         if both
-        else "yes",
+        else found,
     )
 
 

@@ -64,7 +64,7 @@ def build_table(report: BuildReport) -> RenderableType:
 
 def bench_table(report: BenchReport) -> RenderableType:
     """Engines side by side, the first being the measure."""
-    table = Table(title=f"{report.threads} threads, {report.shapes}", title_justify="left")
+    table = Table(title=f"{report.threads} threads, {report.shapes}", title_justify="left", box=box.SIMPLE_HEAD)
     for heading in ("engine", "median", "p95", "noise", "vs first"):
         table.add_column(heading, justify="left" if heading == "engine" else "right")
     first = next(iter(report.engines.values()))
@@ -81,7 +81,11 @@ def bench_table(report: BenchReport) -> RenderableType:
 
 def doctor_table(report: DoctorReport) -> RenderableType:
     """What this machine can do, and how to get the rest."""
-    table = Table(title=f"{report.processor}, {report.cores} cores, Python {report.python}", title_justify="left")
+    table = Table(
+        title=f"{report.processor}, {report.cores} cores, Python {report.python}",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
     for heading in ("can", "", "detail"):
         table.add_column(heading, overflow="fold")
     for capability in report.capabilities:
