@@ -12,12 +12,10 @@ from typing import Any
 import torch
 import transformers
 
+from trtbuild.core import git_lfs
 from trtbuild.core.errors import ModelError
 from trtbuild.core.roles import Loader
 from trtbuild.core.sources import HuggingFaceSource, ModelSource
-
-LFS_POINTER = b"version https://git-lfs"
-"""What a file starts with whose content was never pulled (Git LFS specification, "The Pointer")."""
 
 DECIDED_HERE = {
     "trust_remote_code": "code from a model folder is never run; export such a model through a Python factory",
@@ -84,11 +82,8 @@ def _weights(folder: Path) -> list[Path]:
             hint="copy or download the missing files; the index names every shard",
         )
     for file in [folder / "config.json", *weights]:
-        with file.open("rb") as opened:
-            if opened.read(len(LFS_POINTER)) == LFS_POINTER:
-                raise ModelError(
-                    f"{file} is a Git-LFS pointer, not the file itself", hint=f"cd {folder} && git lfs pull"
-                )
+        if git_lfs.is_pointer(file):
+            raise ModelError(f"{file} is a Git-LFS pointer, not the file itself", hint=f"cd {folder} && git lfs pull")
     return weights
 
 

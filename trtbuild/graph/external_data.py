@@ -8,8 +8,9 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
+from trtbuild.core import git_lfs
 from trtbuild.core.errors import ModelError
-from trtbuild.graph.protobuf import is_lfs_pointer, read_proto
+from trtbuild.graph.protobuf import read_proto
 
 
 def locations(path: Path) -> list[Path]:
@@ -87,7 +88,7 @@ def _checked(tensor: onnx.TensorProto, model: Path) -> Path:
             f"{model}: external data {location!r} of weight {tensor.name!r} is missing",
             hint=f"copy it to {file}; the model and its data files travel together",
         )
-    if is_lfs_pointer(file):
+    if git_lfs.is_pointer(file):
         raise ModelError(f"{file} is a Git LFS pointer, not the weights", hint="run `git lfs pull` in that folder")
     _check_size(tensor, model, file)
     return file

@@ -14,9 +14,9 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
 
+from trtbuild.core import git_lfs
 from trtbuild.core.errors import ModelError
 
-LFS_POINTER = b"version https://git-lfs"
 ALIGNMENT = 64
 """Offsets in the data file are multiples of this many bytes, so that mapped weights are aligned for SIMD loads."""
 
@@ -26,17 +26,11 @@ _GRAPH_INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].nu
 _TENSOR_RAW_DATA = onnx.TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
 
 
-def is_lfs_pointer(path: Path) -> bool:
-    """Whether Git LFS left its pointer here instead of the file."""
-    with path.open("rb") as stored:
-        return stored.read(len(LFS_POINTER)) == LFS_POINTER
-
-
 def read_proto(path: Path) -> onnx.ModelProto:
     """Parse an ONNX file without its external data. Raises ModelError where it is missing or no ONNX model."""
     if not path.is_file():
         raise ModelError(f"{path}: there is no such file", hint="check the path to the ONNX model")
-    if is_lfs_pointer(path):
+    if git_lfs.is_pointer(path):
         raise ModelError(f"{path} is a Git LFS pointer, not the model", hint="run `git lfs pull` in that folder")
     proto = onnx.ModelProto()
     try:

@@ -145,7 +145,7 @@ def _without_places(value: Any) -> Any:
         }
     if isinstance(value, dict):
         return {key: _without_places(item) for key, item in value.items()}
-    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+    return value
 
 
 def _is_place(item: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, get_args
 
@@ -120,8 +121,6 @@ def init(model: Path, folder: Path) -> list[Path]:
 
 
 def _relative(model: Path, folder: Path) -> str:
-    import os
-
     return os.path.relpath(model.resolve(), folder.resolve())
 
 

@@ -7,8 +7,9 @@ import os
 from importlib.util import find_spec
 from pathlib import Path
 
+from trtbuild.core import git_lfs
+
 PACKAGE = "package://"
-_LFS = b"version https://git-lfs"
 
 
 class NotFound(Exception):
@@ -64,9 +65,8 @@ def onnx_file(file: Path) -> Path:
 
 def not_a_pointer(file: Path) -> None:
     """Raises NotFound where the file only says where Git LFS keeps it."""
-    with file.open("rb") as opened:
-        if opened.read(len(_LFS)) == _LFS:
-            raise NotFound(f"{file} is a Git LFS pointer, not the file itself", "fetch it: git lfs pull")
+    if git_lfs.is_pointer(file):
+        raise NotFound(f"{file} is a Git LFS pointer, not the file itself", "fetch it: git lfs pull")
 
 
 def module_files(module: str, folder: Path) -> list[Path]:
