@@ -19,17 +19,24 @@ from trtbuild.core.tensor_file import Array, read_tensors, write_tensors
 
 @dataclass(frozen=True)
 class ModuleQuantization:
-    """The numbers of one linear module with weight W of shape [out, in]."""
+    """The numbers of one module with weight W: [out, in] of a linear, [out, in / groups, *kernel] of a convolution."""
 
     format: Format
     weight_amax: Array
-    """[out] float32: greatest |W| per output channel, after `pre_quant_scale` was moved into W. Scale = amax / 127."""
+    """float32, greatest |W| of what shares a scale, after `pre_quant_scale` was moved into W; scale = amax / the
+    type's greatest number. [] per tensor, [out] per output channel, [out, ceil(in / block_size)] in blocks (a square
+    tile's number stands in each of its rows)."""
     input_amax: Array | None = None
     """[] float32: greatest |x| of the (smoothed) input. None where activations stay as they are."""
     pre_quant_scale: Array | None = None
-    """[in] float32: SmoothQuant's 1/s (Xiao et al. 2022, eq. 4): x is multiplied by it, W's columns divided."""
+    """[in] float32: SmoothQuant's 1/s (Xiao et al. 2022, eq. 4) or AWQ's (Lin et al. 2023): x is multiplied by it, W's
+    columns divided."""
     input_channel_amax: Array | None = None
     """[in] float32: greatest |x| per input channel before smoothing; lets consumers of one tensor share a scale."""
+    weight_codes: Array | None = None
+    """[out, in] int8: the integer codes to write, where an algorithm chose them (GPTQ, training); None to round W."""
+    block_size: int = 0
+    """Neighbouring inputs that share a weight scale; 0 where scales are not in blocks."""
 
 
 @dataclass(frozen=True)
@@ -39,21 +46,27 @@ class Plan:
     modules: dict[str, ModuleQuantization]
     """By module path."""
     kept_high: dict[str, str] = field(default_factory=dict)
-    """Linear modules that were left alone, with the reason."""
+    """Modules that were left alone, with the reason."""
+    classes: dict[str, str] = field(default_factory=dict)
+    """Class of each module, quantized or not: `Linear`, `Conv2d`, or an ONNX operator."""
     samples: int = 0
     """Rows of the first axis that calibration saw."""
 
     def write(self, artifact: QuantizationPlan) -> None:
         """Write into an artifact's folder."""
         tensors = {
-            f"{module}:{entry.name}": np.asarray(value, dtype=np.float32)
+            f"{module}:{name}": np.asarray(value, dtype=np.int8 if name == "weight_codes" else np.float32)
             for module, numbers in self.modules.items()
-            for entry in fields(numbers)
-            if entry.name != "format" and (value := getattr(numbers, entry.name)) is not None
+            for name in _TENSORS
+            if (value := getattr(numbers, name)) is not None
         }
         facts = {
-            "formats": {module: numbers.format for module, numbers in self.modules.items()},
+            "modules": {
+                module: {"format": numbers.format, "block_size": numbers.block_size}
+                for module, numbers in self.modules.items()
+            },
             "kept_high": self.kept_high,
+            "classes": self.classes,
             "samples": self.samples,
         }
         artifact.main.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
@@ -67,11 +80,15 @@ class Plan:
         except (OSError, ValueError) as error:
             raise DataError(f"{artifact.main}: not a quantization plan: {error}") from error
         tensors = read_tensors(artifact.path / "plan.safetensors")
-        names = [entry.name for entry in fields(ModuleQuantization) if entry.name != "format"]
         modules = {
             module: ModuleQuantization(
-                format=form, **{name: tensors[f"{module}:{name}"] for name in names if f"{module}:{name}" in tensors}
+                format=settings["format"],
+                block_size=settings["block_size"],
+                **{name: tensors[f"{module}:{name}"] for name in _TENSORS if f"{module}:{name}" in tensors},
             )
-            for module, form in facts["formats"].items()
+            for module, settings in facts["modules"].items()
         }
-        return cls(modules=modules, kept_high=facts["kept_high"], samples=facts["samples"])
+        return cls(modules=modules, kept_high=facts["kept_high"], classes=facts["classes"], samples=facts["samples"])
+
+
+_TENSORS = [entry.name for entry in fields(ModuleQuantization) if entry.name not in ("format", "block_size")]

@@ -13,7 +13,7 @@ class LayerCoverage(Result):
     module: str
     """Module path, as in the PyTorch model."""
     format: str
-    """The format asked for: int8, int8_sq, w8a16."""
+    """The format asked for: one of `trtbuild.core.formats`, `embedding_int8`, `attention_fp8` or `attention_int8`."""
     inserted: bool
     """Whether its nodes carry Q/DQ in the ONNX graph."""
     ran: str = ""
@@ -48,6 +48,14 @@ class Coverage(Result):
     def ran(self) -> int:
         """Modules that the engine runs with quantized weights."""
         return sum(bool(layer.ran) and not layer.reason for layer in self.layers)
+
+
+class OperandRanges(Result):
+    """What the tensors that a graph computes and then multiplies or adds reach on calibration samples."""
+
+    amax: dict[str, float] = {}
+    """Greatest |x| of each operand, by `<node name>:<input index>`: both operands of the attention products (softmax
+    output included) and of residual additions."""
 
 
 class TensorAgreement(Result):

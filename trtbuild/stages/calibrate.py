@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from trtbuild.core.artifacts import QuantizationPlan, Samples
@@ -17,9 +19,16 @@ class CalibrateOptions(Options):
     """What calibration decides."""
 
     format: Format
-    """Quantization format of the linear layers."""
+    """Quantization format of the layers."""
     alpha: float = Field(default=1.0, ge=0.0, le=1.0)
     """SmoothQuant's migration strength: 1 moves all difficulty from activations to weights (ModelOpt's default)."""
+    method: Literal["max", "percentile", "entropy", "mse"] = "max"
+    """How the greatest activation that INT8 can say is chosen: the greatest seen, a percentile of what was seen, or the
+    value with the least Kullback-Leibler divergence or squared error of the histogram."""
+    percentile: float = Field(default=99.99, gt=50.0, le=100.0)
+    """For `method: percentile`."""
+    block_size: Literal[16, 32, 64, 128, 256] = 128
+    """Neighbouring weights that share a scale, for the INT4 formats. It must divide each layer's inputs."""
 
 
 @stage(version=1)

@@ -16,7 +16,12 @@ class InsertOptions(Options):
     embeddings: Literal["high", "int8"] = "high"
     """`int8` stores embedding tables as INT8 codes with one scale a column, and gathers codes."""
     exclude: list[str] = []
-    """Module-path patterns (`*` and `?`) to leave in high precision."""
+    """Modules to leave in high precision: path patterns (`*` and `?`), or `class:Conv2d` for all of a class."""
+    include: list[str] = []
+    """Modules to quantize although they stay in high precision by default, by the same patterns."""
+    attention: Literal["auto", "high", "int8", "fp8"] = "auto"
+    """The attention's own products (softmax output included); `auto` follows formats with FP8 activations and leaves
+    the others in high precision."""
 
 
 class Inserted(NamedTuple):
