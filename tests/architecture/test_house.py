@@ -13,6 +13,7 @@ import pytest
 
 import trtbuild
 import trtbuild.stages
+from tests.models import write_tiny_recipe
 from trtbuild.backends import BACKENDS
 from trtbuild.cli.main import COMMANDS
 from trtbuild.core.stage import Stage
@@ -46,6 +47,16 @@ def python(code: str) -> str:
 def test_planning_and_help_import_nothing_heavy(imports: str) -> None:
     loaded = python(f"{imports}; import sys; print(*sys.modules)").split()
     assert not HEAVY & set(loaded)
+
+
+def test_an_onnx_file_is_parsed_for_its_external_data_once(tmp_path: Path) -> None:
+    recipe = write_tiny_recipe(tmp_path / "tiny")
+    asking = (
+        "from trtbuild.pipeline.explain import explain; from pathlib import Path; import sys;"
+        f"explain({str(recipe)!r}, store=Path({str(tmp_path / 'store')!r})); print(*sys.modules)"
+    )
+    assert "onnx" in python(asking).split()
+    assert not HEAVY & set(python(asking).split())
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["plan", "recipes/minilm"], ["explain", "recipes/minilm"]])

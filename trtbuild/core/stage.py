@@ -3,6 +3,7 @@
 Each parameter's type says what it is, and `stage()` reads that once:
 
     an Artifact kind or a Result   an input: an edge of the graph, its content digest in the key
+    a list of one of them          several inputs, in an order that counts
     a source (ModelSource, ...)    something outside, identified by the content of its files
     Options, Shapes                settings as the recipe spells them, in the key
     a Role                         a part for a backend to play; that backend's versions in the key
@@ -68,6 +69,8 @@ class Stage(Generic[P, R]):
     inputs: Mapping[str, Kind]
     optional: frozenset[str]
     """Inputs that may be None."""
+    several: frozenset[str]
+    """Inputs that are lists."""
     settings: Mapping[str, Any]
     """Options, sources and Shapes: the values of the recipe."""
     roles: Mapping[str, type[Role]]
@@ -91,11 +94,15 @@ def stage(*, version: int, resources: Resources | None = None) -> Callable[[Call
         returned = hints.pop("return")
         inputs: dict[str, Kind] = {}
         optional: set[str] = set()
+        several: set[str] = set()
         settings: dict[str, Any] = {}
         roles: dict[str, type[Role]] = {}
         workspace = None
         for parameter in inspect.signature(function).parameters:
             hint = hints[parameter]
+            if get_origin(hint) is list:
+                several.add(parameter)
+                (hint,) = get_args(hint)
             members = [member for member in _members(hint) if member is not type(None)]
             if hint is Workspace:
                 workspace = parameter
@@ -119,6 +126,7 @@ def stage(*, version: int, resources: Resources | None = None) -> Callable[[Call
             function=function,
             inputs=inputs,
             optional=frozenset(optional),
+            several=frozenset(several),
             settings=settings,
             roles=roles,
             workspace=workspace,

@@ -114,19 +114,13 @@ def _setting(parameter: str, value: Any, files: FileDigests) -> dict[str, str]:
         found["machine.python"] = machine.FACTS["python"]()  # what it imports may differ: the standard library does
     if (named := getattr(value, "files", None)) is not None:
         root = _root(value)
-        found |= {f"{parameter}.file.{name}": digest for name, digest in files.of_all(_contents(named), root).items()}
+        contents = [
+            part
+            for file in named
+            for part in (files.with_external_data(file) if file.suffix == ".onnx" and file.is_file() else [file])
+        ]
+        found |= {f"{parameter}.file.{name}": digest for name, digest in files.of_all(contents, root).items()}
     return found
-
-
-def _contents(named: list[Path]) -> list[Path]:
-    """The files, and the external data that ONNX files among them name."""
-    contents = list(named)
-    for file in named:
-        if file.suffix == ".onnx" and file.is_file():
-            from trtbuild.graph import external_data  # only ONNX sources need the ONNX floor to be identified
-
-            contents += external_data.locations(file)
-    return contents
 
 
 def _root(value: Any) -> Path:

@@ -32,7 +32,7 @@ class Job(Value):
     """`module:name` of the stage."""
     settings: dict[str, Any]
     inputs: dict[str, Path]
-    """Sealed folders by parameter."""
+    """Sealed folders by parameter; those of a list as `parameter.0`, `parameter.1`, ..."""
     cast: dict[str, str]
     key: str
     """The action's key, for the record."""
@@ -64,8 +64,13 @@ def run(job: Job, workspace: Path) -> dict[str, JobOutput]:
     arguments: dict[str, Any] = dict.fromkeys(stage.optional)
     for parameter, hint in stage.settings.items():
         arguments[parameter] = TypeAdapter(hint).validate_python(job.settings[parameter])
-    for parameter, folder in job.inputs.items():
-        arguments[parameter] = _read_input(stage.inputs[parameter], folder)
+    for key, folder in job.inputs.items():
+        parameter, _, number = key.partition(".")
+        value = _read_input(stage.inputs[parameter], folder)
+        if number:
+            arguments.setdefault(parameter, []).append(value)
+        else:
+            arguments[parameter] = value
     for role, name in job.cast.items():
         arguments[role] = load_backend(name)
     if stage.workspace:

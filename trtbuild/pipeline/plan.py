@@ -28,7 +28,7 @@ class Step:
     settings: Mapping[str, Value]
     """Options, sources and Shapes by parameter."""
     inputs: Mapping[str, Ref]
-    """By parameter; an optional input that is absent is left out."""
+    """By parameter; an absent optional input is left out, one that is a list is `parameter.0`, `parameter.1`, ..."""
     cast: Mapping[str, str]
     """Backend name by role parameter."""
 
@@ -45,13 +45,17 @@ class Plan:
     steps: dict[str, Step] = field(default_factory=dict)
     _by_work: dict[str, Step] = field(default_factory=dict)
 
-    def add(self, name: str, stage: Stage[Any, Any], **parts: Value | Ref | str | None) -> Step:
+    def add(self, name: str, stage: Stage[Any, Any], **parts: Value | Ref | list[Ref] | str | None) -> Step:
         """Add a step, or return the one that already does this very work. A string casts a backend in a role."""
+        inputs = {key: part for key, part in parts.items() if isinstance(part, Ref)}
+        for key, part in parts.items():
+            if isinstance(part, list):
+                inputs |= {f"{key}.{number}": ref for number, ref in enumerate(part)}
         step = Step(
             name=name,
             stage=stage,
             settings={key: part for key, part in parts.items() if isinstance(part, Value)},
-            inputs={key: part for key, part in parts.items() if isinstance(part, Ref)},
+            inputs=inputs,
             cast={key: part for key, part in parts.items() if isinstance(part, str)},
         )
         _check_complete(step)
@@ -96,7 +100,7 @@ class Plan:
 def _check_complete(step: Step) -> None:
     stage = step.stage
     wanted = {*stage.settings, *stage.roles, *(set(stage.inputs) - stage.optional)}
-    given = {*step.settings, *step.cast, *step.inputs}
+    given = {*step.settings, *step.cast, *(key.partition(".")[0] for key in step.inputs)}
     if missing := wanted - given:
         raise TypeError(f"step {step.name}: stage {stage.name} declares {', '.join(sorted(missing))}, nobody gave it")
     if extra := given - wanted - stage.optional:

@@ -77,3 +77,13 @@ def test_an_output_that_is_no_artifact_is_refused() -> None:
         @stage(version=1)
         def bad(options: Settings) -> int:
             raise AssertionError
+
+
+def test_a_list_of_artifacts_declares_several_inputs() -> None:
+    @stage(version=1)
+    def join(models: list[OnnxModel], options: Settings) -> OnnxModel:
+        """Join."""
+        raise AssertionError
+
+    assert dict(join.inputs) == {"models": OnnxModel}
+    assert join.several == {"models"}
