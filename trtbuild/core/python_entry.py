@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,13 +43,27 @@ def call_entry(source: PythonSource, *positional: Any, **arguments: Any) -> Any:
         return function(*positional, **{**source.arguments, **arguments})
 
 
-def iterate_entry(source: PythonSource, **arguments: Any) -> Iterator[Any]:
-    """What the named generator yields. Raises ModelError where it raises, or returns nothing to iterate over."""
+def iterate_entry(source: PythonSource, *, offered: Mapping[str, Any] | None = None, **arguments: Any) -> Iterator[Any]:
+    """What the named generator yields. Raises ModelError where it raises, or returns nothing to iterate over.
+
+    `offered` are arguments that it gets only where it has a parameter of that name, and the recipe gives none.
+    """
+    wanted = _parameters(load_entry(source)) - set(source.arguments)
+    arguments |= {name: value for name, value in (offered or {}).items() if name in wanted}
     made = call_entry(source, **arguments)
     if not isinstance(made, Iterable):
         raise ModelError(f"{source.entry} returned {type(made).__name__}, which cannot be iterated over")
     with _blamed(source):
         yield from made
+
+
+def _parameters(function: Any) -> set[str]:
+    """The parameters that a call may name; none where Python cannot tell, as for some functions written in C."""
+    try:
+        found = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return set()
+    return {each.name for each in found if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)}
 
 
 @contextmanager

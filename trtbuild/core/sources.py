@@ -60,13 +60,21 @@ ModelSource = PythonSource | HuggingFaceSource | OnnxSource
 """Where a model comes from."""
 
 
+SAMPLE_IDS = "__ids__"
+"""The key under which a generator may yield a batch's sample ids beside its tensors: a text for each row."""
+
+
 class SampleSource(Value):
     """A Python generator of samples: `function(split, count)` yields dictionaries of numpy arrays."""
 
     python: PythonSource
     """The generator."""
+    listed: list[Path] = []
+    """The files that the recipe lists as data, sorted: what a generator with a parameter `files` receives."""
     calibration: int = Field(ge=0)
     """How many samples (rows of the first axis) to calibrate on."""
+    selection: int = Field(default=0, ge=0)
+    """How many more to keep from calibration, to choose formats on."""
     evaluation: int = Field(ge=0)
     """How many held-out samples to validate on."""
 

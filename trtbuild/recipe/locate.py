@@ -88,8 +88,11 @@ def module_files(module: str, folder: Path) -> list[Path]:
 
 
 def globbed(pattern: str, folder: Path) -> list[Path]:
-    """The files that a pattern matches, sorted. Raises NotFound where it matches none."""
-    anchored = pattern if os.path.isabs(pattern) else os.path.join(glob.escape(str(folder)), pattern)
+    """The files that a pattern matches, sorted. Raises NotFound where there is none, or no such package."""
+    if pattern.startswith(PACKAGE):
+        anchored = str(path_of(pattern, folder))
+    else:
+        anchored = pattern if os.path.isabs(pattern) else os.path.join(glob.escape(str(folder)), pattern)
     found = sorted(
         {Path(os.path.normpath(file)) for file in glob.glob(anchored, recursive=True) if os.path.isfile(file)}
     )
