@@ -90,7 +90,7 @@ def test_equal_tensors_give_equal_bytes(tmp_path: Path) -> None:
     assert set(read_tensors(tmp_path / "one")) == {"a", "b"}
 
 
-def variant(name: str, ms: float, size: int, verdict: str = "passed") -> VariantReport:
+def variant(name: str, ms: float, size: int, verdict: str = "passed", snr_db: float = 0.0) -> VariantReport:
     return VariantReport.model_validate(
         {
             "name": name,
@@ -98,7 +98,7 @@ def variant(name: str, ms: float, size: int, verdict: str = "passed") -> Variant
             "size_bytes": size,
             "latency_ms": LatencySummary(median=ms, p95=ms, noise=0.0),
             "speedup_vs_reference": 1.0,
-            "accuracy": {},
+            "accuracy": {"snr_db": snr_db},
             "accuracy_vs_reference": {},
             "coverage": CoverageSummary(asked=0, inserted=0, ran=0),
             "verdict": verdict,
@@ -113,8 +113,14 @@ def variant(name: str, ms: float, size: int, verdict: str = "passed") -> Variant
     [
         ([variant("a", 10, 100), variant("b", 5, 100)], "b", "the fastest that passed"),
         ([variant("a", 10, 100), variant("b", 5, 100, "failed")], "a", "the only variant that passed"),
-        ([variant("a", 10.1, 50), variant("b", 10, 100)], "a", "as fast as b within 2%, and smaller"),
+        ([variant("a", 10.1, 50), variant("b", 10, 100)], "a", "as fast as b within 5%, and smaller"),
         ([variant("a", 10.1, 99), variant("b", 10, 100)], "b", "the fastest that passed"),
+        (
+            [variant("a", 10.3, 100, snr_db=30.0), variant("b", 10, 100, snr_db=20.0)],
+            "a",
+            "as fast as b within 5%, and more accurate",
+        ),
+        ([variant("a", 11, 100, snr_db=30.0), variant("b", 10, 100, snr_db=20.0)], "b", "the fastest that passed"),
         ([variant("a", 10, 100, "failed")], None, "no variant passed its gates"),
     ],
 )
