@@ -1,9 +1,19 @@
-"""How a graph is written for a target. Nothing else in the code asks for a backend's version."""
+"""How a graph is written for a target. Nothing else in the code asks for a backend's version.
+
+                    TensorRT 11     TensorRT 10           TensorRT 8.6              ONNX Runtime
+precision from      the graph       the graph             builder flags and Q/DQ    the graph
+weights             codes, then DQ  codes, then DQ        floats, then Q and DQ     codes, then DQ
+newest opset        25              what its parser has   18                        21 and later
+cache plugin        yes             from 10.9             no                        a function body
+"""
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
+from trtbuild.core.errors import RecipeError
+from trtbuild.core.formats import Format
 from trtbuild.core.values import Value
 
 
@@ -15,9 +25,70 @@ class Dialect(Value):
     weights: Literal["codes", "quantize_dequantize"] = "codes"
     """Quantized weights as integer (FP8, packed INT4) initializers behind a DequantizeLinear, or as floats behind a
     QuantizeLinear and a DequantizeLinear."""
+    typing: Literal["graph", "builder_flags"] = "graph"
+    """Where precision comes from: the graph's own types alone, or flags that let the builder choose."""
+    network_flags: tuple[str, ...] = ()
+    """TensorRT's network creation flags, by name; their numbers changed between versions."""
+    int64: bool = True
+    """Whether an input or output may be INT64; where not, the engine takes and gives INT32."""
+    opset: int | None = None
+    """The newest opset that the target reads; None where no document at hand says."""
+    formats: tuple[Format, ...] = ()
+    """Formats that the newest minor version can run; `trtbuild.core.legality` narrows them by minor version and GPU."""
 
 
-ONNX_RUNTIME = Dialect(name="ONNX Runtime")
-TENSORRT_8 = Dialect(name="TensorRT 8.6", weights="quantize_dequantize")
-"""8.6 fails to build INT8 initializers (measured)."""
-TENSORRT = Dialect(name="TensorRT 10 and later")
+_INTEGER: tuple[Format, ...] = ("int8", "int8_sq")
+_STRONGLY_TYPED: tuple[Format, ...] = (*_INTEGER, "w8a16", "fp8", "fp8_pc_pt", "int4", "int4_awq", "int4_gptq")
+
+ONNX_RUNTIME = Dialect(
+    name="ONNX Runtime",
+    formats=(*_STRONGLY_TYPED, "fp8_block128", "w4a8_awq"),
+)
+TENSORRT_8 = Dialect(
+    name="TensorRT 8.6",
+    weights="quantize_dequantize",  # 8.6 fails to build INT8 initializers (measured)
+    typing="builder_flags",
+    network_flags=("EXPLICIT_BATCH",),
+    int64=False,
+    opset=18,
+    formats=_INTEGER,
+)
+TENSORRT_10 = Dialect(
+    name="TensorRT 10",
+    network_flags=("STRONGLY_TYPED",),
+    formats=(*_STRONGLY_TYPED, "mxfp8"),
+)
+TENSORRT_11 = Dialect(
+    name="TensorRT 11",
+    opset=25,
+    formats=(*_STRONGLY_TYPED, "fp8_block128", "nvfp4", "mxfp8"),
+)
+TENSORRT = TENSORRT_11
+"""What a TensorRT without a version is taken for."""
+
+_BY_MAJOR = {8: TENSORRT_8, 10: TENSORRT_10, 11: TENSORRT_11}
+
+
+def dialect_of(backend: str, version: str | None = None) -> Dialect:
+    """The dialect of a backend, of this version of it (`"8.6"`, `"10.13.2"`) where versions differ.
+
+    Raises RecipeError for a backend without one, and for a TensorRT that trtbuild writes no graphs for.
+    """
+    if backend == "onnxruntime":
+        return ONNX_RUNTIME
+    if backend != "tensorrt":
+        raise RecipeError(f"there is no backend {backend!r}", hint="backends: onnxruntime, tensorrt")
+    if version is None:
+        return TENSORRT
+    numbers = [int(part) for part in re.findall(r"\d+", version)[:2]]
+    if not numbers:
+        raise RecipeError(f"{version!r} is no version of TensorRT", hint='for example "10.3" or "11.4", in quotes')
+    dialect = _BY_MAJOR.get(numbers[0])
+    if numbers[0] > max(_BY_MAJOR):
+        return TENSORRT
+    if dialect is None or numbers < [8, 6]:
+        raise RecipeError(
+            f"trtbuild writes no graphs for TensorRT {version}",
+            hint="it writes them for 8.6, 10 and 11: use one of those",
+        )
+    return dialect

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
+
+from trtbuild.core import gpu
 
 
 @cache
@@ -38,16 +41,34 @@ def package_version(name: str) -> str | None:
         with suppress(metadata.PackageNotFoundError):
             version = metadata.version(distribution)
             return version if distribution == name else f"{version} ({distribution})"
-    return None
+    return _version_in_source(name) if name in _OFTEN_UNPACKED else None
 
 
-_SAME_IMPORT = {"onnxruntime": ("onnxruntime-gpu",)}
+_SAME_IMPORT = {
+    "onnxruntime": ("onnxruntime-gpu",),
+    "tensorrt": ("tensorrt-cu13", "tensorrt-cu12", "tensorrt-cu11"),
+}
 """Distributions that install the import of another."""
+
+_OFTEN_UNPACKED = ("tensorrt",)
+"""Packages that also come as a folder put on the search path, without a record of their installation."""
+
+
+def _version_in_source(name: str) -> str | None:
+    """The `__version__` that a package's first file assigns, read without importing it; None where it has none."""
+    with suppress(ImportError, ValueError, OSError):
+        spec = util.find_spec(name)
+        if spec is not None and spec.origin is not None:
+            match = re.search(r"^__version__ = [\"']([^\"']+)[\"']", Path(spec.origin).read_text(), re.MULTILINE)
+            return match[1] if match else None
+    return None
 
 
 FACTS: dict[str, Callable[[], str]] = {
     "processor": processor,
     "cores": lambda: str(core_count()),
     "python": platform.python_version,
+    "gpu": gpu.described,
+    "driver": gpu.driver,
 }
 """Machine facts that a backend may declare to depend on, by name."""

@@ -1,0 +1,156 @@
+"""The inspector's JSON, in the spelling of each version, to the precision of each node.
+
+The layers are written after NVIDIA's documented examples and the field names in the libraries; they are not the output
+of a build.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from trtbuild.backends.tensorrt.inspection import UNTOLD, layers_of, precisions
+from trtbuild.backends.tensorrt.nodes import Nodes
+from trtbuild.core.errors import ModelError
+
+
+def tensor(name: str, spelled: str, key: str = "Format/Datatype") -> dict:
+    return {"Name": name, "Location": "Device", "Dimensions": [1, 8], key: spelled}
+
+
+def ran(layers: list, nodes: Nodes):
+    return precisions(json.dumps({"Layers": layers, "Bindings": ["x", "y"]}), nodes)
+
+
+def conv(name: str, activations: str, weights: str) -> dict:
+    return {
+        "Name": name,
+        "LayerType": "CaskConvolution",
+        "Inputs": [tensor("x", activations)],
+        "Outputs": [tensor("y", "Thirty-two wide channel vectorized row major Int8 format")],
+        "ParameterType": "Convolution",
+        "Weights": {"Type": weights, "Count": 4096},
+        "Bias": {"Type": "Float", "Count": 64},
+        "TacticName": "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32",
+    }
+
+
+@pytest.mark.parametrize(
+    ("activations", "weights", "wanted"),
+    [
+        ("Thirty-two wide channel vectorized row major Int8 format", "Int8", "int8"),
+        ("Row major linear FP32", "Float", "float32"),
+        ("Row major linear FP16 format", "Half", "float16"),
+        ("Channel major FP16 format where channel % 8 == 0", "Half", "float16"),
+        ("Row major linear FP16 format", "Int8", "int8 weights"),
+        ("Row major linear BF16 format", "BFloat16", "bfloat16"),
+        ("Row major linear FP8 format", "FP8", "fp8"),
+        ("Row major linear FP8 format", "Int4", "int4 weights, fp8 activations"),
+    ],
+)
+def test_weights_and_activations_decide(activations: str, weights: str, wanted: str) -> None:
+    name = "layer1.conv/Conv"
+    found = ran(
+        [conv(f"layer1.conv.weight + layer1.conv/QuantizeLinear + {name} + layer1/Relu", activations, weights)],
+        Nodes(weights=[name]),
+    )
+    assert found.layers == {name: wanted}
+
+
+def test_layers_that_only_move_numbers_do_not_decide() -> None:
+    name = "fc/MatMul"
+    reformat = {
+        "Name": f"Reformatting CopyNode for Input Tensor 0 to fc.weight + {name}",
+        "LayerType": "Reformat",
+        "Inputs": [tensor("x", "Row major linear FP32")],
+    }
+    matmul = {
+        "Name": "anything",
+        "Metadata": f"[ONNX Layer: {name}]\x1e[ONNX Layer: fc/Add]",
+        "LayerType": "gemm",
+        "Inputs": [tensor("x", "Int8"), tensor("w", "Int8")],
+    }
+    copied = {**reformat, "Name": f"{name}_clone_1", "LayerType": "NoOp"}
+    for order in ([reformat, matmul, copied], [copied, matmul, reformat]):
+        assert ran(order, Nodes(weights=[name])).layers == {name: "int8"}
+
+
+def test_version_11_names_the_data_type_apart_from_the_format() -> None:
+    name = "fc/MatMul"
+    layer = {
+        "Name": "__myl_MatMul_myl0_1",
+        "Metadata": f"[ONNX Layer: {name}]",
+        "LayerType": "gemm",
+        "Inputs": [
+            {"Name": "x", "Format": "Row major linear", "Datatype": "Half"},
+            {"Name": "w", "Format": "Row major linear", "Datatype": "Int4"},
+            {"Name": "s", "Format": "Row major linear", "Datatype": "Half"},
+        ],
+    }
+    text = json.dumps({"Layers": [layer], "I/O Tensors": [{"Name": "x", "IOMode": "INPUT"}]})
+    assert precisions(text, Nodes(weights=[name])).layers == {name: "int4 weights"}
+
+
+def test_a_region_that_myelin_took_tells_no_precision() -> None:
+    region = {
+        "Name": "{ForeignNode[a/MatMul...b/Add]}",
+        "LayerType": "Myelin",
+        "Inputs": [tensor("x", "Row major linear FP16 format")],
+    }
+    nodes = Nodes(weights=["a/MatMul", "inside/MatMul"], attention={"a/Softmax": ("a/MatMul", "inside/MatMul")})
+    found = ran([region], nodes)
+    assert found.layers == {"a/MatMul": UNTOLD, "inside/MatMul": UNTOLD}
+    assert found.attention == {"a/Softmax": UNTOLD}
+
+
+def test_a_node_that_nobody_names_is_left_out_where_every_layer_tells() -> None:
+    found = ran([conv("a/Conv", "Row major linear FP32", "Float")], Nodes(weights=["a/Conv", "gone/MatMul"]))
+    assert found.layers == {"a/Conv": "float32"}
+
+
+def test_an_engine_that_keeps_names_only_tells_no_precision() -> None:
+    assert ran(["a/Conv + a/Relu"], Nodes(weights=["a/Conv"])).layers == {"a/Conv": UNTOLD}
+
+
+def test_attention_is_told_product_by_product() -> None:
+    def product(name: str, spelled: str) -> dict:
+        return {"Name": name, "LayerType": "MatrixMultiply", "Inputs": [tensor("q", spelled), tensor("k", spelled)]}
+
+    nodes = Nodes(attention={"s/Softmax": ("s/MatMul", "s/MatMul_1")})
+    half, codes = "Row major linear FP16 format", "Row major linear Int8 format"
+    assert ran([product("s/MatMul", codes), product("s/MatMul_1", codes)], nodes).attention == {"s/Softmax": "int8"}
+    mixed = ran([product("s/MatMul", codes), product("s/MatMul_1", half)], nodes)
+    assert mixed.attention == {"s/Softmax": "int8, then float16"}
+
+
+def test_a_gathered_table_of_codes_says_so() -> None:
+    gather = {
+        "Name": "words/Gather",
+        "LayerType": "Gather",
+        "Inputs": [tensor("table", "Row major linear Int8 format")],
+    }
+    assert ran([gather], Nodes(tables=["words/Gather"])).layers == {"words/Gather": "int8 table"}
+
+
+def test_int32_is_no_int3_and_indices_are_no_numbers_to_compute_with() -> None:
+    (layer,) = layers_of(
+        json.dumps(
+            {
+                "Layers": [
+                    {
+                        "Name": "n",
+                        "LayerType": "Gather",
+                        "Inputs": [tensor("i", "Row major linear INT32"), tensor("b", "Bool")],
+                    }
+                ]
+            }
+        )
+    )
+    assert layer.inputs == ()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "no JSON"])
+def test_what_is_no_answer_of_the_inspector_is_an_error(text: str) -> None:
+    with pytest.raises(ModelError, match="engine inspector"):
+        layers_of(text)
