@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from trtbuild.core.dialects import TENSORRT, Dialect
 from trtbuild.core.results import LayerCoverage
 from trtbuild.graph import initializers, quantize
 from trtbuild.graph.naming import module_of
@@ -28,9 +29,13 @@ def tables(graph: ir.Graph) -> dict[str, ir.Node]:
     return found
 
 
-def insert(graph: ir.Graph, excluded: dict[str, str]) -> list[LayerCoverage]:
+def insert(graph: ir.Graph, excluded: dict[str, str], dialect: Dialect = TENSORRT) -> list[LayerCoverage]:
     """Replace each large table, unless excluded, by INT8 codes with one scale for each column; in place."""
-    return [_insert(graph, module, node) for module, node in tables(graph).items() if module not in excluded]
+    asked = {module: node for module, node in tables(graph).items() if module not in excluded}
+    if dialect.weights != "codes":
+        reason = f"{dialect.name} takes no integer tables"
+        return [LayerCoverage(module=module, format=FORMAT, inserted=False, reason=reason) for module in asked]
+    return [_insert(graph, module, node) for module, node in asked.items()]
 
 
 def _insert(graph: ir.Graph, module: str, gather: ir.Node) -> LayerCoverage:
@@ -40,8 +45,8 @@ def _insert(graph: ir.Graph, module: str, gather: ir.Node) -> LayerCoverage:
         reason = "the rank of its indices is unknown"
         return LayerCoverage(module=module, format=FORMAT, inserted=False, reason=reason)
     matrix = table.numpy().astype(np.float32)
-    scale = quantize.scales(np.abs(matrix).max(axis=0), initializers.float_type(table))
-    values = initializers.add(graph, f"{module}.weight_codes", quantize.codes(matrix, scale))
+    scale = quantize.scales(np.abs(matrix).max(axis=0), "int8", initializers.float_type(table))
+    values = initializers.add(graph, f"{module}.weight_codes", quantize.codes(matrix, scale, "int8"))
     gathered = gather.outputs[0]
     rows = ir.Value(name=f"{gathered.name}_codes", type=ir.TensorType(ir.DataType.INT8), shape=gathered.shape)
     picked = ir.Node(
@@ -49,7 +54,7 @@ def _insert(graph: ir.Graph, module: str, gather: ir.Node) -> LayerCoverage:
     )
     graph.insert_before(gather, picked)
     axis = len(ids.shape)  # the gathered tensor has the indices' axes, then the table's columns
-    output = quantize.dequantize(graph, gather, rows, scale, axis=axis, name=f"{module}/DequantizeLinear")
+    output = quantize.dequantize(graph, gather, rows, scale, name=f"{module}/DequantizeLinear", axis=axis)
     gathered.replace_all_uses_with(output, replace_graph_outputs=True)
     graph.remove(gather, safe=True)
     return LayerCoverage(module=module, format=FORMAT, inserted=True)

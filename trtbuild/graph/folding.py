@@ -5,14 +5,19 @@ Each fold multiplies a tensor's channels (last axis) by a positive vector withou
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from trtbuild.core.tensor_file import Array
+from trtbuild.graph.attention import Attention
+from trtbuild.graph.float_types import float_type
+from trtbuild.graph.gelu import fold_scale
 from trtbuild.graph.initializers import constant, is_unknown, only_used_by, scale_input
-from trtbuild.graph.linear import Linear, along_output, output_axis
+from trtbuild.graph.layers import Layer
+from trtbuild.graph.linear import MATRIX_PRODUCTS, along_output, output_axis
+from trtbuild.graph.naming import names_of
 
 _NORMS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
 _SPLIT_HEADS = (0, 2, 1, 3)
@@ -33,12 +38,21 @@ class _Source:
     product: ir.Node
     constants: list[tuple[ir.Node, int]] = field(default_factory=list)
     """Biases, which scale with the output."""
+    context: ir.Node | None = None
+    """The second product of an attention, where the linear's output is that attention's value."""
 
 
-def fold(graph: ir.Graph, value: ir.Value, readers: list[ir.Node], scale: Array, linears: list[Linear]) -> bool:
+def fold(
+    graph: ir.Graph,
+    value: ir.Value,
+    readers: list[ir.Node],
+    scale: Array,
+    layers: list[Layer],
+    attentions: list[Attention],
+) -> bool:
     """Multiply `value` by `scale` [channels] for `readers` alone, by changing constants before it.
 
-    A linear of `linears` takes the scale as its `factor`, so that its codes stay as they are. Returns False, with the
+    A linear of `layers` takes the scale as its `factor`, so that its codes stay as they are. Returns False, with the
     graph unchanged, where nothing before the tensor can absorb a scale.
     """
     if (affine := _affine(value, scale.size)) is not None:
@@ -46,16 +60,36 @@ def fold(graph: ir.Graph, value: ir.Value, readers: list[ir.Node], scale: Array,
         return True
     if not only_used_by(value, readers):
         return False
+    gelu = _sole_producer(value, "Gelu")
+    if gelu is not None and float_type(gelu.inputs[0]) is not None:
+        fold_scale(graph, gelu, scale)
+        return True
+    if (factor := _constant_factor(value, scale.size)) is not None:
+        scale_input(graph, *factor, scale)
+        return True
     source = _context(value, scale.size) or _rectified(value, scale.size) or _gated(value, scale.size)
-    if source is None:
-        return False
-    owner = next((linear for linear in linears if source.product in linear.nodes), None)
+    return source is not None and _fold_source(graph, source, scale, layers, attentions)
+
+
+def _fold_source(
+    graph: ir.Graph, source: _Source, scale: Array, layers: list[Layer], attentions: list[Attention]
+) -> bool:
+    owner = next((layer for layer in layers if source.product in layer.nodes), None)
+    if owner is not None and len(owner.nodes) != 1:
+        return False  # the module is called more than once: its weight serves other tensors too
+    if owner is not None and owner.numbers.weight_codes is not None and owner.traits.granularity == "tensor":
+        return False  # its codes have one scale for all rows, and each row would need its own
+    attention = next((entry for entry in attentions if entry.context is source.context), None)
+    if attention is not None and attention.number_type is not None:
+        # Of the value only the greatest magnitude of all channels was observed, and the scale changes each channel:
+        # what the greatest becomes has a bound, which costs FP8 nothing but unused exponents, and INT8 its precision.
+        if attention.number_type != "fp8":
+            return False
+        attention.value_factor *= float(scale.max())
     if owner is None:
         scale_input(graph, source.product, 1, along_output(source.product, scale))
-    elif len(owner.nodes) == 1:
-        owner.factor = scale if owner.factor is None else owner.factor * scale
     else:
-        return False  # the module is called more than once: its weight serves other tensors too
+        owner.factor = scale if owner.factor is None else owner.factor * scale
     for node, index in source.constants:
         scale_input(graph, node, index, scale)
     return True
@@ -103,16 +137,18 @@ def _twin(graph: ir.Graph, nodes: list[ir.Node]) -> dict[ir.Node, ir.Node]:
     """Copies of a chain of nodes, `<name>_smoothed`, right after it: the residual keeps the unscaled tensor."""
     twins: dict[ir.Node, ir.Node] = {}
     outputs: dict[ir.Value, ir.Value] = {}
+    names = names_of(graph)
     for node in nodes:
         original = node.outputs[0]
-        copied = ir.Value(name=f"{original.name}_smoothed", type=original.type, shape=original.shape)
+        name = names.unique(f"{node.name}_smoothed")
+        copied = ir.Value(name=f"{name}:0", type=original.type, shape=original.shape)
         twins[node] = ir.Node(
             node.domain,
             node.op_type,
             [None if value is None else outputs.get(value, value) for value in node.inputs],
             list(node.attributes.values()),
             outputs=[copied],
-            name=f"{node.name}_smoothed",
+            name=name,
         )
         outputs[original] = copied
     graph.insert_after(nodes[-1], list(twins.values()))
@@ -122,6 +158,7 @@ def _twin(graph: ir.Graph, nodes: list[ir.Node]) -> dict[ir.Node, ir.Node]:
 def _context(value: ir.Value, channels: int) -> _Source | None:
     """The value projection before an attention: Reshape(Transpose(P @ Transpose(Reshape(V))))."""
     node: ir.Node | None = None
+    context: ir.Node | None = None
     for op_type, index in (("Reshape", 0), ("Transpose", 0), ("MatMul", 1), ("Transpose", 0), ("Reshape", 0)):
         node = _sole_producer(value, op_type)
         if node is None or (op_type == "Transpose" and tuple(node.attributes.get_ints("perm", ())) != _SPLIT_HEADS):
@@ -129,11 +166,15 @@ def _context(value: ir.Value, channels: int) -> _Source | None:
         inner = node.inputs[index]
         if inner is None or not only_used_by(inner, [node]):
             return None
+        context = node if op_type == "MatMul" else context
         value = inner
     assert node is not None
     # The last node met splits channels into heads. Where it splits exactly the linear's channels, which are as many as
     # the context's, no head was repeated in between (grouped queries), so channel for channel the two agree.
-    return _source(value, channels) if _splits_channels(value.shape, node.outputs[0].shape, channels) else None
+    if not _splits_channels(value.shape, node.outputs[0].shape, channels):
+        return None
+    source = _source(value, channels)
+    return None if source is None else replace(source, context=context)
 
 
 def _splits_channels(before: ir.Shape | None, after: ir.Shape | None, channels: int) -> bool:
@@ -161,6 +202,18 @@ def _rectified(value: ir.Value, channels: int) -> _Source | None:
     return _source(value, channels)
 
 
+def _constant_factor(value: ir.Value, channels: int) -> tuple[ir.Node, int] | None:
+    """The constant of a product of products, such as 0.5 in `x * (0.5 * (1 + erf(x / sqrt 2)))`."""
+    product = _sole_producer(value, "Mul")
+    if product is None or product.inputs[0] is product.inputs[1]:
+        return None
+    for side in product.inputs:
+        node = None if side is None or not only_used_by(side, [product]) else _through_casts(side)
+        if node is not None and (index := _constant_side(node, "Mul", channels)) is not None:
+            return node, index
+    return None
+
+
 def _gated(value: ir.Value, channels: int) -> _Source | None:
     """The plain linear of a gated product: `up` of `act(gate) * up`."""
     node = _sole_producer(value, "Mul")
@@ -184,7 +237,7 @@ def _source(value: ir.Value, channels: int) -> _Source | None:
         if inner is None or not only_used_by(inner, [node]):
             return None
         node = _through_casts(inner)
-    if node is None or node.op_type not in ("MatMul", "Gemm"):
+    if node is None or node.op_type not in MATRIX_PRODUCTS:
         return None
     weight = constant(node.inputs[1])
     if weight is None or len(weight.shape) != 2 or weight.shape[output_axis(node)] != channels:

@@ -1,92 +1,162 @@
-"""A quantization plan into a graph: native Q/DQ nodes at the matrix products of the plan's modules."""
+"""A quantization plan into a graph: native Q/DQ nodes at the products of the plan's modules, each in its own format."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable
-from fnmatch import fnmatchcase
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-import numpy as np
 import onnx_ir as ir
 
+from trtbuild.core.dialects import TENSORRT, Dialect
 from trtbuild.core.errors import ModelError
-from trtbuild.core.quantization import Plan
+from trtbuild.core.formats import FORMATS
+from trtbuild.core.quantization import ModuleQuantization, Plan
 from trtbuild.core.results import Coverage, LayerCoverage
+from trtbuild.graph import attention as attentions
 from trtbuild.graph import embeddings as tables
-from trtbuild.graph import initializers, quantize
+from trtbuild.graph import initializers, quantize, selection, weights
+from trtbuild.graph import residual as additions
+from trtbuild.graph.attention import Attention
+from trtbuild.graph.convolution import convolution
 from trtbuild.graph.initializers import constant
-from trtbuild.graph.linear import Linear, linear, products
+from trtbuild.graph.layers import Layer
+from trtbuild.graph.linear import CONVOLUTIONS, linear, products
+from trtbuild.graph.naming import names_of
+from trtbuild.graph.operands import Operand, quantize_operands
 from trtbuild.graph.smoothing import smooth
 
 _LEAST_OPSET = {ir.DataType.FLOAT: 13, ir.DataType.FLOAT16: 19, ir.DataType.BFLOAT16: 19}
 """The first opset whose DequantizeLinear takes scales of this type, one for each channel."""
 
 
-def insert(model: ir.Model, plan: Plan, *, embeddings: Literal["high", "int8"], exclude: list[str]) -> Coverage:
+def insert(
+    model: ir.Model,
+    plan: Plan,
+    *,
+    embeddings: Literal["high", "int8"] = "high",
+    exclude: Sequence[str] = (),
+    include: Sequence[str] = (),
+    attention: Literal["auto", "high", "int8", "fp8"] = "auto",
+    residual: Literal["high", "int8"] = "high",
+    ranges: Mapping[str, float] | None = None,
+    dialect: Dialect = TENSORRT,
+) -> Coverage:
     """Quantize the plan's modules, in place, and say of each whether it was found.
 
-    Weights become INT8 codes with one scale for each output channel; each distinct input tensor gets one
-    QuantizeLinear, and each reader its own DequantizeLinear behind it. Modules that a pattern of `exclude` matches
-    stay in high precision. Raises ModelError where the graph is quantized already, its opset is too old, or a
-    pattern matches nothing.
+    Weights become codes with scales per tensor, output channel or block; each distinct input tensor gets one
+    QuantizeLinear for each type that its readers want, and each reader its own DequantizeLinear behind it. Attention
+    products are quantized as `attention` says, and what skips the layers of residual additions as `residual` says, by
+    `ranges`: greatest magnitudes by `<node name>:<input index>`, observed on the graph before smoothing. `exclude` and
+    `include` are patterns of `trtbuild.graph.selection`.
+
+    Raises ModelError where the graph is quantized already, its opset is too old, the target's dialect cannot say a
+    format, a pattern matches nothing, or nothing would be left to quantize.
     """
     graph = model.graph
+    _check_unquantized(graph)
+    nodes = products(graph)
+    found = _attentions(graph, plan, nodes)
+    kept = _kept_high(graph, plan, nodes, found, exclude, include)
+    dead = _dead(plan, nodes)
+    asked = {module: numbers for module, numbers in plan.modules.items() if module not in kept.keys() | dead.keys()}
+    _check_formats(asked)
+    fitted = {module: _layer(module, numbers, nodes.get(module, [])) for module, numbers in asked.items()}
+    order = {node: position for position, node in enumerate(graph)}
+    layers = sorted((entry for entry in fitted.values() if isinstance(entry, Layer)), key=lambda it: order[it.nodes[0]])
+    wanted = attentions.wanted_type(attention, {FORMATS[numbers.format].activation for numbers in asked.values()})
+    chosen = [entry for entry in found if wanted and entry.module not in kept]
+    _check_opset(model, layers, chosen, wanted)
+    weights.check(layers, dialect)
+
+    observed = ranges or {}
+    # Before smoothing, which must know whose values are to be quantized.
+    covered = attentions.decide(graph, chosen, wanted, observed) if wanted else []
+    smoothed = smooth(graph, layers, chosen)
+    names = names_of(graph)
+    operands = [*_inputs(layers), *attentions.quantized_operands(chosen, observed)]
+    if residual == "int8":
+        operands += additions.operands(graph, _integer_products(layers), observed, "int8")
+    quantize_operands(graph, operands, names)
+    for layer in layers:
+        weights.write(graph, layer, dialect, names)
+
+    covered[:0] = [
+        LayerCoverage(
+            module=module,
+            format=asked[module].format,
+            inserted=isinstance(entry, Layer),
+            reason=entry if isinstance(entry, str) else "",
+        )
+        for module, entry in fitted.items()
+    ]
+    if embeddings == "int8":
+        covered += tables.insert(graph, kept, dialect)
+    if plan.modules and not covered:
+        raise ModelError(
+            "nothing is left to quantize: " + "; ".join(f"{module}: {kept[module]}" for module in list(kept)[:3]),
+            hint="exclude less, or name under `include` what is to be quantized",
+        )
+    initializers.drop_unused(graph)
+    possible = {*plan.modules, *(entry.module for entry in found if wanted)}
+    return Coverage(
+        layers=covered,
+        smoothing_folded=len(smoothed.folded),
+        smoothing_left=smoothed.left,
+        kept_high={
+            **plan.kept_high,
+            **dead,
+            **{module: reason for module, reason in kept.items() if module in possible},
+        },
+    )
+
+
+def _check_unquantized(graph: ir.Graph) -> None:
     if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.all_nodes()):
         raise ModelError(
             "the graph is already quantized: it holds QuantizeLinear or DequantizeLinear nodes",
             hint="start from the model in high precision",
         )
-    nodes = products(graph)
-    excluded = _excluded(exclude, [*plan.modules, *plan.kept_high, *nodes, *tables.tables(graph)])
-    dead = _dead(plan, nodes)
-    asked = {module: numbers for module, numbers in plan.modules.items() if module not in excluded | dead}
-    found = {module: linear(module, numbers, nodes.get(module, [])) for module, numbers in asked.items()}
-    order = {node: position for position, node in enumerate(graph)}
-    linears = sorted(
-        (entry for entry in found.values() if isinstance(entry, Linear)), key=lambda entry: order[entry.nodes[0]]
-    )
-    _check_opset(model, linears)
-    smoothed = smooth(graph, linears)
-    _quantize_inputs(graph, linears, order)
-    for entry in linears:
-        _quantize_weight(graph, entry)
-    layers = [
-        LayerCoverage(
-            module=module,
-            format=asked[module].format,
-            inserted=isinstance(entry, Linear),
-            reason=entry if isinstance(entry, str) else "",
+
+
+def _attentions(graph: ir.Graph, plan: Plan, nodes: Mapping[str, list[ir.Node]]) -> list[Attention]:
+    """The graph's attentions, none under the name of a layer."""
+    weighted = {module for module, its in nodes.items() if any(constant(node.inputs[1]) is not None for node in its)}
+    found = attentions.find(graph)
+    for entry in found:
+        if entry.module in plan.modules.keys() | weighted:
+            entry.module = entry.softmax.name or entry.module
+    return found
+
+
+def _kept_high(
+    graph: ir.Graph,
+    plan: Plan,
+    nodes: Mapping[str, list[ir.Node]],
+    found: list[Attention],
+    exclude: Sequence[str],
+    include: Sequence[str],
+) -> dict[str, str]:
+    known: dict[str, set[str]] = {
+        module: set()
+        for module in (
+            *plan.modules,
+            *plan.kept_high,
+            *plan.classes,
+            *nodes,
+            *(entry.module for entry in found),
+            *tables.tables(graph),
         )
-        for module, entry in found.items()
-    ]
-    if embeddings == "int8":
-        layers += tables.insert(graph, excluded)
-    initializers.drop_unused(graph)
-    planned = {module: reason for module, reason in excluded.items() if module in plan.modules}
-    return Coverage(
-        layers=layers,
-        smoothing_folded=len(smoothed.folded),
-        smoothing_left=smoothed.left,
-        kept_high={**plan.kept_high, **dead, **planned},
-    )
+    }
+    for module, kind in plan.classes.items():
+        known[module].add(kind)
+    for module, its in nodes.items():
+        known[module].update(node.op_type for node in its)
+    kept = selection.keep_high(known, graph, exclude=exclude, include=include)
+    selection.check_included(include, known, plan.kept_high)
+    return kept
 
 
-def _excluded(patterns: list[str], modules: Iterable[str]) -> dict[str, str]:
-    """Modules that a pattern matches, each with the reason. Raises ModelError for a pattern that matches none."""
-    known = list(dict.fromkeys(modules))
-    excluded: dict[str, str] = {}
-    for pattern in patterns:
-        matched = [module for module in known if fnmatchcase(module, pattern)]
-        if not matched:
-            close = difflib.get_close_matches(pattern, known, n=3, cutoff=0.4) or known[:3]
-            raise ModelError(f"exclude: no module matches {pattern!r}", hint=f"did you mean {', '.join(close)}?")
-        for module in matched:
-            excluded.setdefault(module, f"excluded by pattern {pattern!r}")
-    return excluded
-
-
-def _dead(plan: Plan, nodes: dict[str, list[ir.Node]]) -> dict[str, str]:
+def _dead(plan: Plan, nodes: Mapping[str, list[ir.Node]]) -> dict[str, str]:
     """Modules that the model computes and no exported output depends on, such as a pooler whose output is not taken.
 
     A module without a product in the graph is dead only where every product of the graph belongs to a module of the
@@ -95,52 +165,55 @@ def _dead(plan: Plan, nodes: dict[str, list[ir.Node]]) -> dict[str, str]:
     with_weights = {
         module for module, its in nodes.items() if any(constant(node.inputs[1]) is not None for node in its)
     }
-    if with_weights - plan.modules.keys() - plan.kept_high.keys():
+    if with_weights - plan.modules.keys() - plan.kept_high.keys() - plan.classes.keys():
         return {}
     return {module: "no exported output depends on it" for module in plan.modules if module not in nodes}
 
 
-def _check_opset(model: ir.Model, linears: list[Linear]) -> None:
+def _check_formats(asked: Mapping[str, ModuleQuantization]) -> None:
+    for module, numbers in asked.items():
+        traits = FORMATS[numbers.format]
+        if traits.weight == "fp4" or (traits.granularity == "block" and traits.activation == traits.weight):
+            raise ModelError(
+                f"{module}: {numbers.format} scales blocks of activations while it runs, which standard "
+                "QuantizeLinear cannot say",
+                hint="use fp8 or int4_awq, or leave the module out",
+            )
+
+
+def _layer(module: str, numbers: ModuleQuantization, nodes: list[ir.Node]) -> Layer | str:
+    fit = convolution if nodes and nodes[0].op_type in CONVOLUTIONS else linear
+    return fit(module, numbers, nodes)
+
+
+def _check_opset(model: ir.Model, layers: list[Layer], chosen: list[Attention], wanted: str | None) -> None:
     opset = model.opset_imports.get("", 0)
-    needed = max((_LEAST_OPSET[entry.weight.dtype or ir.DataType.FLOAT] for entry in linears), default=0)
-    if opset < needed:
+    needs = [19 if wanted == "fp8" else 13] if chosen else []
+    for layer in layers:
+        needs.append(_LEAST_OPSET[layer.weight.dtype or ir.DataType.FLOAT])
+        needs.append(quantize.LEAST_OPSET[layer.traits.weight])
+        if layer.traits.activation is not None:
+            needs.append(quantize.LEAST_OPSET[layer.traits.activation])
+        if layer.block_size:
+            needs.append(quantize.LEAST_OPSET_OF_BLOCKS)
+    if opset < (needed := max(needs, default=0)):
         raise ModelError(
             f"the graph has opset {opset}; its quantized form needs opset {needed}",
             hint="export the model with a newer opset",
         )
 
 
-def _quantize_inputs(graph: ir.Graph, linears: list[Linear], order: dict[ir.Node, int]) -> None:
-    """One QuantizeLinear for each tensor that quantized products read; amax is the greatest that any of them saw."""
-    readers: dict[ir.Value, list[tuple[ir.Node, Linear]]] = {}
-    for entry in linears:
-        for node in entry.nodes:
-            value = node.inputs[0]
-            if entry.input_amax is not None and value is not None:
-                readers.setdefault(value, []).append((node, entry))
-    taken: set[str] = set()
-    for value, group in readers.items():
-        first, owner = min(group, key=lambda reader: order[reader[0]])
-        amax = np.float32(max(entry.input_amax or 0.0 for _, entry in group))
-        weight = initializers.constant(owner.weight)
-        assert weight is not None
-        # A module called twice on different tensors has two pairs.
-        name = owner.module if owner.module not in taken else f"{owner.module}/{order[first]}"
-        taken.add(name)
-        scale = quantize.scales(np.asarray(amax), initializers.float_type(weight))
-        nodes = sorted((node for node, _ in group), key=order.__getitem__)
-        quantize.quantize_for(graph, nodes, value, scale, module=name)
+def _inputs(layers: list[Layer]) -> Iterator[Operand]:
+    for layer in layers:
+        tensor = constant(layer.weight)
+        if layer.input_amax is None or layer.traits.activation is None or tensor is None:
+            continue
+        for node in layer.nodes:
+            dtype = initializers.float_type(tensor)
+            yield Operand(node, 0, layer.traits.activation, layer.input_amax, dtype, layer.module)
 
 
-def _quantize_weight(graph: ir.Graph, entry: Linear) -> None:
-    matrix, amax = entry.scaled()
-    weight = initializers.constant(entry.weight)
-    assert weight is not None
-    scale = quantize.scales(amax, initializers.float_type(weight))
-    stored = quantize.codes(matrix, scale[:, None])
-    stored = stored if entry.axis == 0 else np.ascontiguousarray(stored.T)
-    values = initializers.add(graph, f"{entry.module}.weight_codes", stored)
-    name = f"{entry.module}/DequantizeLinear_weight"
-    output = quantize.dequantize(graph, entry.nodes[0], values, scale, axis=entry.axis, name=name)
-    for node in entry.nodes:
-        node.replace_input_with(1, output)
+def _integer_products(layers: list[Layer]) -> Iterator[ir.Node]:
+    for layer in layers:
+        if layer.traits.activation == "int8":
+            yield from layer.nodes

@@ -12,6 +12,9 @@ import onnx_ir as ir
 NAME_SCOPES = "pkg.torch.onnx.name_scopes"
 """Where torch's exporter keeps a node's module path: a Python list, outermost first, the operation's name last."""
 
+REWRITES = "pkg.onnxscript.rewriter.rule_name"
+"""Where the exporter's optimizer keeps the names of the rules that made a node."""
+
 _NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
 _AUTOMATIC = re.compile(r"(?:val|tmp|const|constant|lifted_tensor|_?tensor_constant)_?\d+|onnx::\w+_\d+")
 """Names that exporters count up, which say nothing and shift when anything before them changes."""
@@ -37,6 +40,12 @@ class Names:
             candidate = f"{name}_{self._counts[name]}"
         self._taken.add(candidate)
         return candidate
+
+
+def names_of(graph: ir.Graph) -> Names:
+    """The names that new nodes must not take: those of nodes, and those that outputs `<name>:0` are called after."""
+    values = (value.name or "" for node in graph for value in node.outputs)
+    return Names({node.name or "" for node in graph} | {name.removesuffix(":0") for name in values})
 
 
 def rename(model: ir.Model) -> None:
@@ -75,7 +84,17 @@ def _scope(node: ir.Node) -> str | None:
         return None
     if not isinstance(scopes, list) or len(scopes) < 2 or scopes[-2] == _NO_MODULE:
         return ""
-    return str(scopes[-2])
+    return _folded_into(node) or str(scopes[-2])
+
+
+def _folded_into(node: ir.Node) -> str:
+    """The module path of a convolution or Gemm that took in a batch norm, whose path the node has; else nothing.
+
+    Its weight keeps the parameter's name.
+    """
+    if "FuseBatchNorm" not in node.metadata_props.get(REWRITES, "") or len(node.inputs) < 2 or node.inputs[1] is None:
+        return ""
+    return (node.inputs[1].name or "").rpartition(".")[0]
 
 
 def _rename_nodes(nodes: list[ir.Node], scopes: dict[ir.Node, str | None]) -> None:

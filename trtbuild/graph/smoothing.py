@@ -1,4 +1,5 @@
-"""SmoothQuant scales leave the graph (Xiao et al. 2022, section 4): into the norm or linear before, wherever one can.
+"""Scales of SmoothQuant (Xiao et al. 2022, section 4) and AWQ (Lin et al. 2023) leave the graph: into the norm, GELU or
+linear before, wherever one can.
 
 A `Mul` that stays costs a pass over the activations, more than INT8 saves on small models.
 """
@@ -13,8 +14,10 @@ import onnx_ir as ir
 from trtbuild.core.errors import ModelError
 from trtbuild.core.tensor_file import Array
 from trtbuild.graph import initializers
+from trtbuild.graph.attention import Attention
 from trtbuild.graph.folding import fold
-from trtbuild.graph.linear import Linear
+from trtbuild.graph.layers import Layer
+from trtbuild.graph.naming import names_of
 
 
 @dataclass
@@ -25,20 +28,21 @@ class Smoothed:
     left: list[str] = field(default_factory=list)
 
 
-def smooth(graph: ir.Graph, linears: list[Linear]) -> Smoothed:
+def smooth(graph: ir.Graph, layers: list[Layer], attentions: list[Attention] | None = None) -> Smoothed:
     """Multiply each smoothed linear's input by its scale, in place; linears that read one tensor share one scale.
 
-    Weights are not written here: each Linear carries the divisor and factor that its weight is to be written with.
-    Raises ModelError where linears share a tensor and the plan lacks what a shared scale needs.
+    Weights are not written here: each Layer carries the divisor and factor that its weight is to be written with, and
+    each attention that is to be quantized what its value was multiplied by. Raises ModelError where linears share a
+    tensor and the plan lacks what a shared scale needs.
     """
     result = Smoothed()
-    for group in _groups(linears):
+    for group in _groups(layers):
         scale = _share(group)
         value = group[0].nodes[0].inputs[0]
         assert value is not None
-        readers = [node for linear in group for node in linear.nodes]
-        modules = [linear.module for linear in group]
-        if len(readers) == len(group) and fold(graph, value, readers, scale, linears):
+        readers = [node for layer in group for node in layer.nodes]
+        modules = [layer.module for layer in group]
+        if len(readers) == len(group) and fold(graph, value, readers, scale, layers, attentions or []):
             result.folded += modules
             continue
         for tensor in dict.fromkeys(node.inputs[0] for node in readers):
@@ -48,41 +52,55 @@ def smooth(graph: ir.Graph, linears: list[Linear]) -> Smoothed:
     return result
 
 
-def _groups(linears: list[Linear]) -> list[list[Linear]]:
-    """Linears to smooth by the tensor that they read. A module called more than once keeps its scale to itself."""
-    groups: dict[ir.Value | str | None, list[Linear]] = {}
-    for linear in linears:
-        if linear.divisor is not None:
-            key = linear.nodes[0].inputs[0] if len(linear.nodes) == 1 else linear.module
-            groups.setdefault(key, []).append(linear)
+def _groups(layers: list[Layer]) -> list[list[Layer]]:
+    """Layers to smooth by the tensor that they read and the algorithm that scaled it.
+
+    A module called more than once keeps its scale to itself, and codes that calibration chose fit one scale only.
+    """
+    groups: dict[tuple[object, ...], list[Layer]] = {}
+    for layer in layers:
+        if layer.divisor is None:
+            continue
+        key: tuple[object, ...] = (layer.nodes[0].inputs[0], layer.traits.algorithm)
+        if len(layer.nodes) > 1:
+            key = (layer.module,)
+        elif layer.numbers.weight_codes is not None:
+            key = (*key, layer.divisor.tobytes())
+        groups.setdefault(key, []).append(layer)
     return list(groups.values())
 
 
-def _share(group: list[Linear]) -> Array:
-    """One scale [in] for the group, as if SmoothQuant had seen its weights stacked; updates the group's numbers.
+def _share(group: list[Layer]) -> Array:
+    """One scale [in] for the group; updates the group's numbers.
 
-    1/s = max|W|^(1-a) / max|x|^a per channel, so the greatest weight of the group gives the greatest of the scales.
+    SmoothQuant as if it had seen the weights stacked: 1/s = max|W|^(1-a) / max|x|^a per channel, so the greatest weight
+    of the group gives the greatest of the scales. AWQ searched each scale by itself, and gets their mean, as in
+    ModelOpt's export.
     """
-    scales = np.stack([linear.divisor for linear in group if linear.divisor is not None])
-    shared: Array = scales.max(axis=0)
-    if (scales == shared).all():
-        return shared
-    channel_amax = [
-        linear.numbers.input_channel_amax for linear in group if linear.numbers.input_channel_amax is not None
-    ]
+    scales = np.stack([layer.divisor for layer in group if layer.divisor is not None])
+    if (scales == scales[0]).all():
+        return np.asarray(scales[0])
+    shared: Array = scales.mean(axis=0) if group[0].traits.algorithm == "awq" else scales.max(axis=0)
+    input_amax = _shared_input_amax(group, shared)
+    for layer in group:
+        if not np.array_equal(layer.divisor if layer.divisor is not None else shared, shared):
+            layer.rescale(shared)
+        layer.input_amax = input_amax if layer.input_amax is not None else None
+    return shared
+
+
+def _shared_input_amax(group: list[Layer], shared: Array) -> float | None:
+    """What the tensor reaches under the shared scale; None where no layer of the group quantizes it."""
+    if all(layer.input_amax is None for layer in group):
+        return None
+    channel_amax = [layer.numbers.input_channel_amax for layer in group if layer.numbers.input_channel_amax is not None]
     if not channel_amax:
-        names = ", ".join(linear.module for linear in group)
+        names = ", ".join(layer.module for layer in group)
         raise ModelError(
-            f"the plan lacks input_channel_amax for {names}, which read one tensor with different SmoothQuant scales",
+            f"the plan lacks input_channel_amax for {names}, which read one tensor with different scales",
             hint="calibrate again: the plan was written by an older version",
         )
-    input_amax = float(np.max(np.max(np.stack(channel_amax), axis=0).reshape(-1) * shared))
-    for linear in group:
-        if not np.array_equal(linear.divisor if linear.divisor is not None else shared, shared):
-            linear.divisor = shared
-            linear.weight_amax = np.abs(linear.smoothed()).max(axis=1)
-        linear.input_amax = input_amax if linear.input_amax is not None else None
-    return shared
+    return float(np.max(np.max(np.stack(channel_amax), axis=0).reshape(-1) * shared))
 
 
 def _multiply(graph: ir.Graph, value: ir.Value, readers: list[ir.Node], scale: Array, module: str) -> None:
@@ -91,10 +109,7 @@ def _multiply(graph: ir.Graph, value: ir.Value, readers: list[ir.Node], scale: A
     weight = initializers.constant(kind)
     assert weight is not None
     vector = initializers.add(graph, f"{module}.smooth_scale", scale.astype(initializers.float_type(weight)))
-    name = f"{module}/Mul_smooth"
-    taken = {node.name for node in graph}
-    while name in taken:
-        name += "_1"
+    name = names_of(graph).unique(f"{module}/Mul_smooth")
     output = ir.Value(name=f"{name}:0", type=value.type, shape=value.shape)
     graph.insert_before(readers[0], ir.Node("", "Mul", [value, vector], outputs=[output], name=name))
     for reader in readers:

@@ -58,3 +58,19 @@ def test_a_broken_model_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not onnx")
     with pytest.raises(ModelError, match="AutoCast cannot lower the graph to fp16"):
         AutoCast().cast(OnnxModel(tmp_path), "fp16", True, tmp_path / "cast.onnx")
+
+
+def test_a_node_kept_in_fp32_is_that_node_alone(tmp_path: Path) -> None:
+    """AutoCast takes regular expressions that match a name's beginning: `a/MatMul` must not mean `a/MatMul_1`."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"], name="a/MatMul"),
+        helper.make_node("MatMul", ["h", "v"], ["y"], name="a/MatMul_1"),
+    ]
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 8])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 8])
+    weights = [numpy_helper.from_array(WEIGHT, "w"), numpy_helper.from_array(WEIGHT.T.copy(), "v")]
+    graph = helper.make_graph(nodes, "g", [x], [y], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]), tmp_path / "model.onnx")
+    AutoCast().cast(OnnxModel(tmp_path), "fp16", True, tmp_path / "cast.onnx", ["a/MatMul"])
+    kinds = {tensor.name: tensor.data_type for tensor in onnx.load(tmp_path / "cast.onnx").graph.initializer}
+    assert kinds == {"w": TensorProto.FLOAT, "v": TensorProto.FLOAT16}

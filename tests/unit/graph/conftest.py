@@ -24,7 +24,7 @@ def exported(tmp_path_factory):
             torch.onnx.export(
                 module, (torch.from_numpy(sample(name)),), folder / "raw.onnx", dynamo=True, opset_version=21,
                 input_names=["x"], output_names=["y"], external_data=False, verbose=False,
-                dynamic_shapes=({0: "batch"} if name == "mlp" else {0: "batch", 1: "sequence"},),
+                dynamic_shapes=({0: "batch"} if name in ("mlp", "cnn") else {0: "batch", 1: "sequence"},),
             )  # fmt: skip
             model = document.load(folder / "raw.onnx")
             canonical.canonicalize(model)

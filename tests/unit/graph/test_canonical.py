@@ -78,6 +78,11 @@ def test_names_say_the_module(exported):
     assert not any(node.metadata_props or node.doc_string for node in model.graph)
 
 
+def test_a_convolution_that_took_in_a_norm_keeps_its_own_name(exported):
+    names = {node.name for node in document.load(exported("cnn")).graph}
+    assert {"stem/Conv", "grouped/Conv", "up/ConvTranspose", "head/Gemm"} <= names
+
+
 def onnx_source():
     value = helper.make_tensor_value_info
     nodes = [

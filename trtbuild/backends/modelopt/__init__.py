@@ -1,0 +1,1 @@
+"""Calibration by NVIDIA ModelOpt: it decides the numbers, trtbuild writes the graph."""

@@ -1,0 +1,118 @@
+"""Ways to fuse a graph. Fusions do not always pay, so the candidates are built and timed, as TensorRT times its own."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+from trtbuild.backends.onnxruntime.sessions import PROVIDERS, essence, load, settings
+from trtbuild.core.artifacts import OnnxModel
+from trtbuild.core.errors import ModelError
+from trtbuild.core.tensors import Shapes
+from trtbuild.graph import document
+
+ENGINE_FILE = "engine.onnx"
+_EXTERNAL_ABOVE_BYTES = 1 << 30
+
+_SESSION = {
+    # By default products of weights alone round their inputs to INT8 as well: nobody asked for that. 1 is FP32.
+    "session.qdq_matmulnbits_accuracy_level": "1",
+    # One scale a channel is repeated for each block: the largest block repeats it least.
+    "session.qdq_matmulnbits_block_size": "-1",
+}
+
+
+@dataclass(frozen=True)
+class Tactic:
+    """One way to fuse the graph."""
+
+    name: str
+    disabled: tuple[str, ...]
+    """Optimizers of ONNX Runtime, by its own names, that this tactic leaves out."""
+
+
+_FUSED = Tactic("all fusions", ())
+_NORMS_UNFUSED = Tactic("norms unfused", ("SkipLayerNormFusion",))
+"""The CPU's SkipLayerNormalization is several times slower than the Add and LayerNormalization it replaces."""
+_WEIGHTS_APART = Tactic(
+    "norms unfused, weights dequantized apart", ("SkipLayerNormFusion", "QDQSelectorActionTransformer")
+)
+"""A float product of a dequantized weight beats the block-wise product on some shapes."""
+_NO_GEMM = "MatMulAddFusion"
+"""Joins MatMul and Add to a Gemm, which has no kernel for a quantized weight."""
+
+
+def candidates(model: OnnxModel, measure: bool) -> list[Tactic]:
+    """The tactics that are worth building for a graph; the first is the default."""
+    operators = [node.op_type for node in document.load(model.main).graph]
+    tactics = [_FUSED]
+    if measure:
+        tactics.append(_NORMS_UNFUSED)
+    if "DequantizeLinear" not in operators:
+        return tactics
+    if measure and "QuantizeLinear" not in operators:
+        tactics.append(_WEIGHTS_APART)
+    return [Tactic(tactic.name, (*tactic.disabled, _NO_GEMM)) for tactic in tactics]
+
+
+def optimize(model: OnnxModel, folder: Path, tactic: Tactic) -> Path:
+    """The file of the model as ONNX Runtime fuses it, in `folder`. Raises ModelError where it refuses the model.
+
+    Weights stay as small as they came: constant folding leaves DequantizeLinear alone.
+    """
+    folder.mkdir()
+    file = folder / ENGINE_FILE
+    options = settings(threads=0)
+    options.optimized_model_filepath = str(file)
+    for key, entry in _SESSION.items():
+        options.add_session_config_entry(key, entry)
+    if model.size_bytes > _EXTERNAL_ABOVE_BYTES:
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", f"{ENGINE_FILE}.data"
+        )
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    try:
+        onnxruntime.InferenceSession(
+            str(model.main), options, providers=PROVIDERS, disabled_optimizers=list(tactic.disabled)
+        )
+    except Exception as error:  # onnxruntime raises classes of its own that share no base
+        raise ModelError(f"ONNX Runtime refuses the model: {essence(error)}") from error
+    return file
+
+
+def distinct(built: dict[Tactic, Path]) -> dict[Tactic, Path]:
+    """The first of the tactics that gave each graph."""
+    graphs = {_operators(file): tactic for tactic, file in reversed(built.items())}
+    return {tactic: file for tactic, file in built.items() if tactic in graphs.values()}
+
+
+def fastest(files: dict[Tactic, Path], shapes: Shapes, threads: int) -> Tactic:
+    """Time one call each in turn, on ones of the `opt` shapes: latency does not depend on values, and 1 is a
+    legal index."""
+    if len(files) == 1:
+        return next(iter(files))
+    lengths = shapes.at("opt")
+    inputs = {name: np.ones(lengths[name], dtype=spec.dtype) for name, spec in shapes.inputs.items()}
+    sessions = {tactic: load(file, threads) for tactic, file in files.items()}
+    times: dict[Tactic, list[float]] = {tactic: [] for tactic in files}
+    for round_number in range(6):
+        for tactic, session in sessions.items():
+            began = time.perf_counter()
+            try:
+                session.run(None, inputs)
+            except Exception as error:  # as above
+                raise ModelError(f"the built engine fails at the opt shapes {lengths}: {essence(error)}") from error
+            if round_number:
+                times[tactic].append(time.perf_counter() - began)
+    for tactic, spent in times.items():
+        print(f"{tactic.name}: {1e3 * statistics.median(spent):.2f} ms")
+    return min(times, key=lambda tactic: statistics.median(times[tactic]))
+
+
+def _operators(file: Path) -> tuple[str, ...]:
+    return tuple(sorted(node.op_type for node in document.load(file).graph))
