@@ -61,7 +61,7 @@ reference: fp32
 gates: {{accuracy: {{cosine_min: {{min: 0.99}}}}, pays: smaller}}
 variants:
   fp32: {{precision: fp32}}
-  int8_weight_only: {{quantize: {{format: w8a16}}}}
+  w8a16: {{quantize: {{format: w8a16}}}}
 """
 
 

@@ -25,7 +25,7 @@ def main() -> None:
                 "data.arguments.held_out_from=2000",
                 "data.evaluation=768",
                 "measure.runs=3",
-                "variants.int8_smoothquant={quantize: {format: int8_sq}}",
+                "variants.int8_sq={quantize: {format: int8_sq}}",
                 f"matrix={{quantize.alpha: {ALPHAS}}}",
             ],
             store=Path(scratch),
@@ -34,7 +34,7 @@ def main() -> None:
     found = {
         variant.name: {name: round(value, 5) for name, value in variant.accuracy.items() if "cosine" in name}
         for variant in report.variants
-        if variant.name.startswith("int8_smoothquant")
+        if variant.name.startswith("int8_sq")
     }
     (ROOT / "benchmarks" / "minilm_alpha.json").write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))

@@ -12,15 +12,17 @@ import importlib
 from typing import Any
 
 _PUBLIC = {
+    "advise": "trtbuild.pipeline.advise",
     "bench": "trtbuild.pipeline.bench",
     "build": "trtbuild.pipeline.build",
+    "build_and_repair": "trtbuild.pipeline.repair",
     "examine": "trtbuild.pipeline.doctor",
     "explain": "trtbuild.pipeline.explain",
     "inspect": "trtbuild.pipeline.inspect",
     "load": "trtbuild.recipe.load",
 }
 
-__all__ = ["bench", "build", "examine", "explain", "inspect", "load"]
+__all__ = ["advise", "bench", "build", "build_and_repair", "examine", "explain", "inspect", "load"]
 
 
 def __getattr__(name: str) -> Any:

@@ -52,13 +52,13 @@ class Tool(NamedTuple):
 
 TOOLS = (
     Tool(
-        "trtbuild, int8_smoothquant",
+        "trtbuild, int8_sq",
         "trtbuild",
         (
-            *("{trtbuild}", "build", "{recipe}", "--variant", "int8_smoothquant", "--set", "quantize.embeddings=int8"),
+            *("{trtbuild}", "build", "{recipe}", "--variant", "int8_sq", "--set", "quantize.embeddings=int8"),
             *("--store", "{folder}/store", "-o", "{folder}/engines"),
         ),
-        "engines/minilm/int8_smoothquant/engine.onnx",
+        "engines/minilm/int8_sq/engine.onnx",
         ("trtbuild", "nvidia-modelopt", "onnxruntime", "torch", "transformers"),
         optimized=True,
     ),
@@ -191,7 +191,7 @@ def timed(command: Sequence[str], log: Path, environment: dict[str, str], patien
 def engine_seconds(store: Path, began: float) -> float:
     """Seconds from the start of the process until trtbuild's INT8 engine was in the store."""
     steps = (json.loads(file.read_text()) for file in store.glob("ac/*/*.json"))
-    return next(step["finished_at"] for step in steps if step["step"] == "int8_smoothquant/build") - began
+    return next(step["finished_at"] for step in steps if step["step"] == "int8_sq/build") - began
 
 
 def measure(tool: Tool, given: dict[str, str], work: Path, patience: float) -> dict[str, Any]:

@@ -16,20 +16,42 @@ from tests.architecture.test_house import PACKAGE, STAGES
 
 GOLDEN = Path(__file__).with_name("stage_versions.json")
 BEHIND = {
-    "export": ["backends/pytorch.py", "backends/huggingface.py", "graph/canonical.py", "graph/document.py"],
-    "adopt": ["graph/canonical.py", "graph/document.py"],
-    "autocast": ["backends/autocast.py"],
-    "calibrate": ["backends/modelopt.py", "core/quantization.py"],
-    "insert": [
-        "graph/insertion.py",
-        "graph/smoothing.py",
-        "graph/folding.py",
-        "graph/quantize.py",
-        "graph/embeddings.py",
+    "sample": ["core/python_entry.py", "datasets/*.py"],
+    "export": ["backends/pytorch.py", "backends/huggingface.py", *(NAMED := ["graph/canonical.py", "graph/naming.py"])],
+    "adopt": NAMED,
+    "autocast": ["backends/autocast.py", "graph/pinning.py"],
+    "bisect": [
+        "backends/autocast.py",
+        "stages/autocast.py",
+        *(f"graph/{name}.py" for name in ("non_finite", "keeping", "pinning", "ranges", "float_types")),
     ],
-    "build": ["backends/onnxruntime.py"],
+    "calibrate": ["backends/modelopt/*.py", "core/quantization.py"],
+    "calibrate_onnx": ["backends/modelopt_onnx/*.py", "graph/reading.py", "core/quantization.py"],
+    "finetune": ["backends/modelopt/*.py"],
+    "sensitivity": ["backends/prober.py", "backends/fake_quantization.py"],
+    "search": (
+        INSERTED := [
+            f"graph/{name}.py"
+            for name in (
+                *("insertion", "selection", "layers", "linear", "convolution", "attention", "operands", "weights"),
+                *("quantize", "float_types", "smoothing", "folding", "gelu", "embeddings"),
+            )
+        ]
+    )
+    + ["core/knapsack.py", "core/candidates.py", "core/agreement.py"]
+    + (TRIED := ["stages/trial.py", "stages/floors.py", "stages/scoring.py"]),
+    "repair": [*INSERTED, *TRIED, "core/culprits.py", "core/agreement.py"],
+    "insert": INSERTED,
+    "observe_ranges": ["graph/ranges.py", "graph/attention.py"],
+    "build": [
+        "backends/onnxruntime/*.py",
+        *(
+            f"graph/{name}.py"
+            for name in ("unsigned", "gelu", "fp8_in_floats", "gemm_as_matmul", "relu_in_codes", "float_kernels")
+        ),
+    ],
     "validate": ["backends/polygraphy.py"],
-    "measure": ["backends/onnxruntime.py"],
+    "measure": ["backends/onnxruntime/*.py"],
 }
 """What stands behind a stage beside its own module."""
 
@@ -49,13 +71,19 @@ def _without_docstrings(tree: ast.AST) -> ast.AST:
     return tree
 
 
+def _files(name: str) -> list[Path]:
+    found = sorted(PACKAGE.glob(name))
+    assert found, f"{name} is gone: say what stands behind the stage now"
+    return found
+
+
 def current() -> dict[str, dict[str, object]]:
     return {
         stage.name: {
             "version": stage.version,
             "code": _hash(
                 [PACKAGE / f"{stage.entry.split(':')[0].removeprefix('trtbuild.').replace('.', '/')}.py"]
-                + [PACKAGE / name for name in BEHIND.get(stage.name, [])]
+                + [file for name in BEHIND.get(stage.name, []) for file in _files(name)]
             ),
         }
         for stage in sorted(STAGES, key=lambda stage: stage.name)

@@ -103,10 +103,20 @@ ARGUMENTS: dict[str, tuple[list[str], int, list[str]]] = {
     "a version that YAML reads as a number": (["--set", "engine.target=10.10"], 2, ["10.1", 'write "10.10" in quotes']),
     "another version than is installed": (["--set", 'engine.target="0.1"'], 5, ["targets onnxruntime 0.1", "install"]),
     "a backend that is not there": (["--set", "engine.backend=tensorrt"], 5, ["TensorRT backend", "onnxruntime"]),
-    "quantization of an ONNX source": (
-        ["--set", "variants.q={quantize: {format: int8}}"],
+    "GPTQ of an ONNX source": (
+        ["--set", "variants.q={quantize: {format: int4_gptq}}"],
         2,
-        ["variant q", "needs the PyTorch model"],
+        ["variant q", "needs the PyTorch model", "nearest for an ONNX model: "],
+    ),
+    "a format that the target cannot run": (
+        ["--set", "variants.q={quantize: {format: nvfp4}}"],
+        2,
+        ["variant q: nvfp4", "the nearest that runs"],
+    ),
+    "no formats to choose from": (
+        ["--set", "variants.q={quantize: {format: auto, auto: {formats: []}}}"],
+        2,
+        ["auto.formats", "empty"],
     ),
     "a store that cannot be written": (["--store", "/proc/nowhere"], 7, ["cannot be written", "--store"]),
 }

@@ -20,9 +20,7 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "minilm"
 
 
 def built(store: Path, *sets: str) -> VariantReport:
-    report = build(
-        RECIPE, variants=["int8_smoothquant"], sets=["measure.runs=5", *sets], store=store, output=store / "engines"
-    )
+    report = build(RECIPE, variants=["int8_sq"], sets=["measure.runs=5", *sets], store=store, output=store / "engines")
     return report.variants[0]
 
 
@@ -48,7 +46,9 @@ def test_all_36_linears_run_as_integer_products(smoothquant: VariantReport) -> N
     assert smoothquant.coverage.model_dump() == {"asked": 36, "inserted": 36, "ran": 36}
     operators = [node.op_type for node in onnx.load(smoothquant.engine).graph.node]
     assert operators.count("MatMulIntegerToFloat") == 36
-    assert operators.count("Mul") == 6, "of 36 SmoothQuant scales, 6 stay: behind the Gelus"
+    # The graph has none left: insertion folds the scales behind the GELUs into them. ONNX Runtime gets its own fused
+    # GELU back, which is faster here, and a Mul behind it.
+    assert operators.count("Mul") == 6
 
 
 def test_embeddings_stay_where_they_were(smoothquant: VariantReport) -> None:

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from trtbuild.core.roles import Calibrator, Caster, Comparer, Compiler, Exporter, Interpreter, Loader, Provider, Runner
+from trtbuild.core.roles import (
+    Calibrator,
+    Caster,
+    Comparer,
+    Compiler,
+    Exporter,
+    Interpreter,
+    Loader,
+    OnnxCalibrator,
+    Prober,
+    Provider,
+    Runner,
+    Trainer,
+)
 
 BACKENDS = {
     "factory": Provider("trtbuild.backends.factory:Factory", (Loader,), (), extra="export"),
@@ -11,14 +24,31 @@ BACKENDS = {
     ),
     "pytorch": Provider("trtbuild.backends.pytorch:PyTorch", (Exporter,), ("torch", "onnxscript"), extra="export"),
     "modelopt": Provider(
-        "trtbuild.backends.modelopt:ModelOpt", (Calibrator,), ("torch", "nvidia-modelopt"), extra="export"
+        "trtbuild.backends.modelopt.calibrator:ModelOpt", (Calibrator,), ("torch", "nvidia-modelopt"), extra="export"
     ),
+    "modelopt-training": Provider(
+        "trtbuild.backends.modelopt.training:ModelOptTrainer", (Trainer,), ("torch", "nvidia-modelopt"), extra="export"
+    ),
+    "modelopt-onnx": Provider(
+        "trtbuild.backends.modelopt_onnx.calibrator:ModelOptOnnx",
+        (OnnxCalibrator,),
+        ("nvidia-modelopt", "onnxruntime", "onnx"),
+        extra="export",
+    ),
+    "prober": Provider("trtbuild.backends.prober:TorchProber", (Prober,), ("torch",), extra="export"),
     "autocast": Provider("trtbuild.backends.autocast:AutoCast", (Caster,), ("nvidia-modelopt",), extra="export"),
     "onnxruntime": Provider(
-        "trtbuild.backends.onnxruntime:OnnxRuntime",
+        "trtbuild.backends.onnxruntime.backend:OnnxRuntime",
         (Compiler, Runner, Interpreter),
         ("onnxruntime",),
         ("processor", "cores"),
+    ),
+    "tensorrt": Provider(
+        "trtbuild.backends.tensorrt.backend:TensorRT",
+        (Compiler, Runner),
+        ("tensorrt",),
+        ("gpu", "driver"),
+        extra="tensorrt",
     ),
     "polygraphy": Provider("trtbuild.backends.polygraphy:Polygraphy", (Comparer,), ("polygraphy",)),
 }

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -28,10 +30,18 @@ EXTERNAL_DATA_BYTES = 1_500_000_000
 class AutoCast(Caster):
     """Casts with `modelopt.onnx.autocast`. Node names stay; metadata is lost."""
 
-    def cast(self, model: OnnxModel, precision: Literal["fp16", "bf16"], keep_io_types: bool, target: Path) -> None:
+    def cast(
+        self,
+        model: OnnxModel,
+        precision: Literal["fp16", "bf16"],
+        keep_io_types: bool,
+        target: Path,
+        keep_fp32: Sequence[str] = (),
+    ) -> None:
         """Write the cast model at `target`, weights beside it where they are large. Raises ModelError.
 
-        Nodes whose weights leave the 16-bit type's range stay FP32. BF16 raises the opset to 22 at least.
+        Nodes named in `keep_fp32` stay FP32, and those whose weights leave the 16-bit type's range. BF16 raises the
+        opset to 22 at least.
         """
         said = io.StringIO()
         # AutoCast also logs on the root logger, which would give it a handler of its own where it has none.
@@ -45,6 +55,8 @@ class AutoCast(Caster):
                     onnx_path=str(model.main),
                     low_precision_type=precision,
                     keep_io_types=keep_io_types,
+                    # Regular expressions that AutoCast matches at the beginning of a name only.
+                    nodes_to_exclude=[rf"{re.escape(name)}\Z" for name in keep_fp32],
                     providers=["cpu"],  # a fresh list: AutoCast writes into its default
                 )
         except Exception as error:

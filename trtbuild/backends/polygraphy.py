@@ -46,11 +46,11 @@ class Polygraphy(Comparer):
         results = Comparator.run(runners, data_loader=batches)
         runs = [[dict(iteration) for iteration in iterations] for _, iterations in results]
         _check_names(runs)
-        finite = all(np.isfinite(tensor).all() for outputs in runs[_ENGINE] for tensor in outputs.values())
+        finite, comparable = (not _non_finite(runs[run]) for run in (_ENGINE, _REFERENCE))
         comparison = Comparison(
             samples=len(batches),
             non_finite=_non_finite(runs[_ENGINE]),
-            against_reference=_agreement(results, runs, _REFERENCE) if finite else {},
+            against_reference=_agreement(results, runs, _REFERENCE) if finite and comparable else {},
             against_model=_agreement(results, runs, _TRUTH) if finite else {},
         )
         return comparison, runs[_ENGINE]

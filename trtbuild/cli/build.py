@@ -30,6 +30,12 @@ timeout_option = click.option(
     help="Kill a step after this long.",
 )
 force_option = click.option("--force", is_flag=True, help="Run every step even where its work is done.")
+repair_option = click.option(
+    "--repair",
+    is_flag=True,
+    help="Repair variants that fail: un-quantize, or pin to FP32, the fewest modules that suffice; print a patch.",
+)
+write_option = click.option("--write", is_flag=True, help="With --repair: write the repairs into the recipe as well.")
 
 
 @click.command()
@@ -47,6 +53,8 @@ force_option = click.option("--force", is_flag=True, help="Run every step even w
 @jobs_option
 @timeout_option
 @force_option
+@repair_option
+@write_option
 @store_option
 @json_option
 @quiet_option
@@ -59,6 +67,8 @@ def build(
     jobs: int,
     timeout_s: float | None,
     force: bool,
+    repair: bool,
+    write: bool,
     store: Path,
     as_json: bool,
     quiet: bool,
@@ -67,9 +77,18 @@ def build(
     """Build, check and measure the engines of RECIPE (a YAML file, or a folder with recipe.yaml).
 
     Ends with a table: size, latency, accuracy, coverage and verdict of every variant, and which one to ship.
-    Exits with 8 where a variant failed its gates.
+    Exits with 8 where a variant failed its gates. With --repair such a variant is looked into: nodes that make NaN or
+    infinity in 16 bits go back to FP32, modules that cost too much accuracy stay in high precision, and what changed
+    is built again. The recipe stays as it is: repair.patch beside the engines says what to change, and why.
     """
-    report = _built(recipe, sets, variants, store, output, (jobs, timeout_s, force), quiet=quiet, verbose=verbose)
+    if write and not repair:
+        raise click.UsageError("--write belongs to --repair")
+    if repair:
+        report = _repaired(
+            recipe, sets, variants, store, output, (jobs, timeout_s, force), write=write, quiet=quiet, verbose=verbose
+        )
+    else:
+        report = _built(recipe, sets, variants, store, output, (jobs, timeout_s, force), quiet=quiet, verbose=verbose)
     return _shown(report, as_json)
 
 
@@ -127,6 +146,36 @@ def _built(
             output=output,
             listener=progress,
             limits=Limits(jobs=jobs, timeout_s=timeout_s, force=force),
+        )
+
+
+def _repaired(
+    recipe: Path,
+    sets: tuple[str, ...],
+    variants: tuple[str, ...],
+    store: Path,
+    output: Path,
+    limits: tuple[int, float | None, bool],
+    *,
+    write: bool,
+    quiet: bool,
+    verbose: bool,
+) -> BuildReport:
+    from trtbuild.pipeline.repair import build_and_repair
+    from trtbuild.pipeline.run import Limits
+    from trtbuild.reports.live import Progress
+
+    jobs, timeout_s, force = limits
+    with Progress(quiet=quiet, verbose=verbose) as progress:
+        return build_and_repair(
+            recipe,
+            sets=sets,
+            variants=variants,
+            store=store,
+            output=output,
+            listener=progress,
+            limits=Limits(jobs=jobs, timeout_s=timeout_s, force=force),
+            write=write,
         )
 
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field, fields
 
+import ml_dtypes
 import numpy as np
 
 from trtbuild.core.artifacts import QuantizationPlan
 from trtbuild.core.errors import DataError
-from trtbuild.core.formats import Format
+from trtbuild.core.formats import Format, NumberType
 from trtbuild.core.tensor_file import Array, read_tensors, write_tensors
 
 
@@ -34,9 +35,23 @@ class ModuleQuantization:
     input_channel_amax: Array | None = None
     """[in] float32: greatest |x| per input channel before smoothing; lets consumers of one tensor share a scale."""
     weight_codes: Array | None = None
-    """[out, in] int8: the integer codes to write, where an algorithm chose them (GPTQ, training); None to round W."""
+    """[out, in] int8: the codes to write, where an algorithm chose them (GPTQ, training); None to round W. Integers as
+    they are, FP8 numbers by their bits."""
     block_size: int = 0
     """Neighbouring inputs that share a weight scale; 0 where scales are not in blocks."""
+
+
+def codes_of(values: Array, kind: NumberType) -> Array:
+    """Numbers that a type can say, as int8 codes of the same shape."""
+    if kind != "fp8":
+        return values.astype(np.int8)
+    return np.asarray(values.astype(ml_dtypes.float8_e4m3fn).view(np.int8))
+
+
+def values_of(codes: Array, kind: NumberType) -> Array:
+    """What int8 codes say, float32; the scale is still to be multiplied with."""
+    said = np.ascontiguousarray(codes).view(ml_dtypes.float8_e4m3fn) if kind == "fp8" else codes
+    return np.asarray(said).astype(np.float32)
 
 
 @dataclass(frozen=True)

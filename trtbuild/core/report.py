@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from trtbuild.core.repairs import GuiltyNode
+from trtbuild.core.results import Gate
 from trtbuild.core.values import Result
 
 
@@ -39,10 +41,49 @@ class VariantReport(Result):
     """Agreement of the outputs with the reference engine's."""
     coverage: CoverageSummary
     verdict: Literal["passed", "failed"]
+    failed: list[Gate] = []
+    """The gates that it failed."""
     reasons: list[str]
     """Why it failed; empty where it passed."""
     reused: bool
     """Whether nothing of it had to run."""
+
+
+class RepairReport(Result):
+    """What `--repair` made of one variant that failed its gates."""
+
+    variant: str
+    outcome: Literal["repaired", "failed", "impossible"]
+    """`failed` where a repair was tried and does not suffice, `impossible` where repairing cannot help."""
+    because: str
+    """Why, in words."""
+    reasons: list[str]
+    """Why the variant failed at first."""
+    keep_fp32: dict[str, str] = {}
+    """Patterns of nodes that were pinned to FP32, each with the reason."""
+    guilty: list[GuiltyNode] = []
+    """The nodes that made NaN or infinity in 16 bits."""
+    high: dict[str, str] = {}
+    """Modules that were left in high precision, each with the reason."""
+    accuracy_before: dict[str, float] = {}
+    accuracy_after: dict[str, float] = {}
+    evaluations: int = 0
+    """Plans that were run, and graphs that were lowered, to find it."""
+
+
+class PatchReport(Result):
+    """The repairs as a change of the recipe."""
+
+    file: str
+    """The unified diff; empty where the recipe's text could not be edited."""
+    command: str
+    """What applies it."""
+    written: bool
+    """Whether the recipe has been changed already, because `--write` asked for it."""
+    note: str = ""
+    """What else to know: variants that share a key, or why there is no diff."""
+    lines: str
+    """The keys to add, as YAML."""
 
 
 class BuildReport(Result):
@@ -61,6 +102,10 @@ class BuildReport(Result):
     elapsed_s: float
     steps_run: int
     steps_reused: int
+    repairs: list[RepairReport] = []
+    """What `--repair` did, by variant that failed."""
+    patch: PatchReport | None = None
+    """The repairs that held, as a change of the recipe."""
 
     @property
     def passed(self) -> bool:
@@ -68,20 +113,23 @@ class BuildReport(Result):
         return all(variant.verdict == "passed" for variant in self.variants)
 
 
-def recommend(variants: list[VariantReport], margin: float = 0.02) -> tuple[str | None, str]:
-    """Which variant to ship and why: the fastest that passed, or one as fast within `margin` and smaller by more
-    than it."""
+def recommend(variants: list[VariantReport], margin: float = 0.05) -> tuple[str | None, str]:
+    """Which variant to ship and why: the fastest that passed; of those as fast within `margin`, one that is smaller by
+    more than it, else the one that agrees best with the FP32 model."""
     passed = [variant for variant in variants if variant.verdict == "passed"]
     if not passed:
         return None, "no variant passed its gates"
+    if len(passed) == 1 < len(variants):
+        return passed[0].name, "the only variant that passed"
     fastest = min(passed, key=lambda variant: variant.latency_ms.median)
     level = [variant for variant in passed if variant.latency_ms.median <= fastest.latency_ms.median * (1 + margin)]
     smallest = min(level, key=lambda variant: variant.size_bytes)
     if smallest.size_bytes < fastest.size_bytes * (1 - margin):
         return smallest.name, f"as fast as {fastest.name} within {margin:.0%}, and smaller"
-    return fastest.name, "the only variant that passed" if len(passed) == 1 < len(
-        variants
-    ) else "the fastest that passed"
+    nearest = max(level, key=lambda variant: variant.accuracy.get("snr_db", 0.0))
+    if nearest.accuracy.get("snr_db", 0.0) > fastest.accuracy.get("snr_db", 0.0):
+        return nearest.name, f"as fast as {fastest.name} within {margin:.0%}, and more accurate"
+    return fastest.name, "the fastest that passed"
 
 
 class PlannedStep(Result):

@@ -79,7 +79,7 @@ class Comparison(Result):
     non_finite: dict[str, int] = {}
     """Outputs that held NaN or infinity, with the number of batches in which they did."""
     against_reference: dict[str, TensorAgreement] = {}
-    """Per output, against the reference engine."""
+    """Per output, against the reference engine; empty where one of the two is not finite."""
     against_model: dict[str, TensorAgreement] = {}
     """Per output, against the FP32 model in its own framework."""
     task_metrics: dict[str, float] = {}
@@ -116,10 +116,16 @@ class Measurement(Result):
         return self.reference.median_ms / self.engine.median_ms
 
 
+Gate = Literal["finite", "accuracy", "coverage", "pays"]
+"""What an engine can fail at: a number in its outputs, one of the accuracy bounds, coverage, being worth it."""
+
+
 class Verdict(Result):
     """Whether an engine may ship, and why not."""
 
     outcome: Literal["passed", "failed"]
+    failed: list[Gate] = []
+    """The gates that failed."""
     reasons: list[str] = []
     """Each gate that failed, in words, with the number found and the number wanted."""
     accuracy: dict[str, float] = {}

@@ -6,18 +6,20 @@ Roles speak in artifacts and plain values. A backend is a class whose bases say 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from trtbuild.core.artifacts import Engine, OnnxModel, QuantizationPlan
 from trtbuild.core.results import Comparison
+from trtbuild.core.sensitivity import Sensitivity
 from trtbuild.core.sources import ModelSource
 from trtbuild.core.tensors import Shapes
 from trtbuild.core.values import Options
 
 if TYPE_CHECKING:
+    from trtbuild.core.quantization import Plan
     from trtbuild.core.tensor_file import Tensors
 
 
@@ -49,8 +51,15 @@ class Caster(Role):
     """Lowers an FP32 graph to 16 bits where that is safe."""
 
     @abstractmethod
-    def cast(self, model: OnnxModel, precision: Literal["fp16", "bf16"], keep_io_types: bool, target: Path) -> None:
-        """Write the cast model at `target`."""
+    def cast(
+        self,
+        model: OnnxModel,
+        precision: Literal["fp16", "bf16"],
+        keep_io_types: bool,
+        target: Path,
+        keep_fp32: Sequence[str] = (),
+    ) -> None:
+        """Write the cast model at `target`; the nodes named in `keep_fp32` stay in FP32."""
 
 
 class Calibrator(Role):
@@ -59,6 +68,35 @@ class Calibrator(Role):
     @abstractmethod
     def calibrate(self, module: Any, options: Any, samples: Sequence[Tensors], plan: QuantizationPlan) -> None:
         """Write `plan`. `options` are the calibrate stage's. Raises DataError where there are no samples."""
+
+
+class OnnxCalibrator(Role):
+    """Decides the numbers of a quantization by running an ONNX graph on real samples."""
+
+    @abstractmethod
+    def calibrate(
+        self, model: OnnxModel, options: Any, samples: Sequence[Tensors], folder: Path, plan: QuantizationPlan
+    ) -> None:
+        """Write `plan`. `options` are the calibrate stage's; `folder` is empty, and scratch. Raises DataError where
+        there are no samples, ModelError where the graph or the format does not allow it."""
+
+
+class Prober(Role):
+    """Predicts what quantizing each module alone does to the model's output."""
+
+    @abstractmethod
+    def probe(self, module: Any, plans: Mapping[str, Plan], samples: Iterable[Tensors], options: Any) -> Sensitivity:
+        """The sensitivity of the modules of `plans`, by candidate name. `options` are the sensitivity stage's."""
+
+
+class Trainer(Role):
+    """Fine-tunes quantized weights so that the quantized module answers as the FP32 one does."""
+
+    @abstractmethod
+    def finetune(
+        self, module: Any, plan: QuantizationPlan, options: Any, samples: Sequence[Tensors], trained: QuantizationPlan
+    ) -> None:
+        """Write `trained`: the plan with the codes of the trained weights. `options` are the finetune stage's."""
 
 
 class Interpreter(Role):
@@ -81,6 +119,15 @@ class Session(ABC):
         """Free what it holds."""
 
 
+class Precisions(NamedTuple):
+    """What an engine multiplies in, in the words of `trtbuild.stages.build.runs_in`."""
+
+    layers: dict[str, str]
+    """Of each product, convolution or gathered table with a constant weight, by node name."""
+    attention: dict[str, str]
+    """Of the two products around a softmax, by the softmax's node name."""
+
+
 class Compiler(Role):
     """Builds an engine for this machine from an ONNX model."""
 
@@ -89,8 +136,8 @@ class Compiler(Role):
         """Write `engine`, optimized for this machine at the `opt` shapes."""
 
     @abstractmethod
-    def precisions(self, engine: Engine) -> dict[str, str]:
-        """For each node name of the built engine that multiplies matrices, the precision it runs in."""
+    def precisions(self, engine: Engine) -> Precisions:
+        """What the built engine multiplies in."""
 
 
 class Runner(Role):

@@ -12,6 +12,7 @@ from trtbuild.core.machine import processor
 from trtbuild.core.report import BuildReport, CoverageSummary, LatencySummary, VariantReport, recommend
 from trtbuild.core.results import Comparison, Coverage, Measurement, Verdict
 from trtbuild.core.values import Result
+from trtbuild.pipeline.calibration_record import calibration_record
 from trtbuild.pipeline.compose import Composition, VariantSteps, compose
 from trtbuild.pipeline.explain import require_backends
 from trtbuild.pipeline.file_digests import FileDigests
@@ -63,8 +64,13 @@ def build(
         steps_reused=len(done.actions) - len(done.ran),
     )
     if output:
-        write_atomically(output / loaded.recipe.recipe / "report.json", report.model_dump_json(indent=1) + "\n")
+        write_report(report, output)
     return report
+
+
+def write_report(report: BuildReport, output: Path) -> None:
+    """Keep the report beside the engines."""
+    write_atomically(output / report.recipe / "report.json", report.model_dump_json(indent=1) + "\n")
 
 
 def _variant(
@@ -91,6 +97,7 @@ def _variant(
                     tensor: {"shape": measurement.shapes[tensor], "dtype": spec.dtype}
                     for tensor, spec in composition.shapes.inputs.items()
                 },
+                "calibration": calibration_record(composition.plan, behind, done.actions, store),
                 "coverage": coverage.model_dump(mode="json"),
                 "comparison": comparison.model_dump(mode="json"),
                 "measurement": measurement.model_dump(mode="json"),
@@ -115,6 +122,7 @@ def _variant(
         },
         coverage=CoverageSummary(asked=coverage.asked, inserted=coverage.inserted, ran=coverage.ran),
         verdict=verdict.outcome,
+        failed=verdict.failed,
         reasons=verdict.reasons,
         reused=not behind & done.ran,
     )

@@ -10,29 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from trtbuild.core import machine
+from trtbuild.core.dialects import ONNX_RUNTIME, Dialect
 from trtbuild.core.errors import BackendMissing, RecipeError
-from trtbuild.core.sources import HuggingFaceSource, OnnxSource
 from trtbuild.core.tensors import Shapes
-from trtbuild.pipeline.plan import Plan, Ref, Step
+from trtbuild.pipeline.plan import Plan, Ref
+from trtbuild.pipeline.quantization_steps import QuantizationSteps
+from trtbuild.pipeline.shared_steps import Precision, SharedSteps
 from trtbuild.recipe.expand import Variant, reference, variants
 from trtbuild.recipe.fields import nearest
 from trtbuild.recipe.load import LoadedRecipe
-from trtbuild.recipe.sources import sources
-from trtbuild.stages.autocast import AutocastOptions, autocast
 from trtbuild.stages.build import build
-from trtbuild.stages.calibrate import calibrate
-from trtbuild.stages.export import adopt, export
 from trtbuild.stages.insert import insert
 from trtbuild.stages.judge import judge
 from trtbuild.stages.measure import measure
-from trtbuild.stages.observe import observe, observe_onnx
-from trtbuild.stages.sample import sample
 from trtbuild.stages.validate import validate
-
-Precision = Literal["fp32", "fp16", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -71,10 +64,11 @@ def compose(loaded: LoadedRecipe, only: Sequence[str] = ()) -> Composition:
             raise RecipeError(f"the recipe has no variant {name!r}", hint=nearest(name, known))
     chosen = {name: variant for name, variant in known.items() if not only or name in only or name == measure_of}
     backend, because = choose_backend(recipe.engine.backend, recipe.engine.target)
-    shared = _Shared(loaded, backend)
-    engines = {name: shared.engine(name, variant) for name, variant in chosen.items()}
+    shared = SharedSteps(loaded)
+    composer = _VariantComposer(shared, backend, ONNX_RUNTIME)
+    engines = {name: composer.engine(name, variant) for name, variant in chosen.items()}
     steps = {
-        name: shared.judged(name, chosen[name], engine, coverage, engines[measure_of][0])
+        name: composer.judged(name, chosen[name], engine, coverage, engines[measure_of][0])
         for name, (engine, coverage) in engines.items()
         if not only or name in only
     }
@@ -102,36 +96,34 @@ def choose_backend(asked: str, target: str | None) -> tuple[str, str]:
     )
 
 
-class _Shared:
-    """Steps that variants share, made when the first of them asks."""
+class _VariantComposer:
+    """Adds the steps of one variant after another."""
 
-    def __init__(self, loaded: LoadedRecipe, backend: str) -> None:
-        self.plan = Plan(loaded.recipe.recipe)
-        self._recipe, self._backend = loaded.recipe, backend
-        found = sources(loaded)
-        self._source, self._metric = found.model, found.metric
-        self._loader = "huggingface" if isinstance(self._source, HuggingFaceSource) else "factory"
-        self._samples = self.plan.add("sample", sample, source=found.samples, shapes=loaded.recipe.shapes)
+    def __init__(self, shared: SharedSteps, backend: str, dialect: Dialect) -> None:
+        self._shared, self._backend, self._dialect = shared, backend, dialect
+        self._quantization = QuantizationSteps(shared, dialect)
 
     def engine(self, name: str, variant: Variant) -> tuple[Ref, Ref]:
         """The steps that end in a variant's engine: the engine, and its coverage."""
-        model = self._model(self._precision(variant))
+        model = self._shared.model(precision_of(variant), variant.keep_fp32)
         coverage = None
         if variant.quantize is not None:
-            inserted = self.plan.add(
+            inserted = self._shared.plan.add(
                 f"{name}/insert",
                 insert,
                 model=model,
-                plan=self._calibrated(name, variant)["quantizationplan"],
+                plan=self._quantization.plan(name, variant, variant.quantize),
+                ranges=self._quantization.ranges(variant.quantize),
                 options=variant.quantize.insert,
+                dialect=self._dialect,
             )
             model, coverage = inserted["model"], inserted["coverage"]
-        built = self.plan.add(
+        built = self._shared.plan.add(
             f"{name}/build",
             build,
             model=model,
             coverage=coverage,
-            shapes=self._recipe.shapes,
+            shapes=self._shared.recipe.shapes,
             options=variant.engine.build,
             compiler=self._backend,
         )
@@ -139,29 +131,28 @@ class _Shared:
 
     def judged(self, name: str, variant: Variant, engine: Ref, coverage: Ref, reference: Ref) -> VariantSteps:
         """The steps that end in a variant's verdict."""
-        evaluation = self._samples["evaluation"]
-        compared = self.plan.add(
+        compared = self._shared.plan.add(
             f"{name}/validate",
             validate,
             engine=engine,
             reference=reference,
-            evaluation=evaluation,
-            truth=self._truth(),
-            metric=self._metric,
+            evaluation=self._shared.evaluation,
+            truth=self._shared.truth(),
+            metric=self._shared.metric,
             runner=self._backend,
             comparer="polygraphy",
         )
-        measured = self.plan.add(
+        measured = self._shared.plan.add(
             f"{name}/measure",
             measure,
             engine=engine,
             reference=reference,
-            evaluation=evaluation,
-            shapes=self._recipe.shapes,
+            evaluation=self._shared.evaluation,
+            shapes=self._shared.recipe.shapes,
             options=variant.measure,
             runner=self._backend,
         )
-        judged = self.plan.add(
+        judged = self._shared.plan.add(
             f"{name}/judge",
             judge,
             comparison=compared["comparison"],
@@ -171,63 +162,9 @@ class _Shared:
         )
         return VariantSteps(engine, coverage, compared["comparison"], measured["measurement"], judged["verdict"])
 
-    def _precision(self, variant: Variant) -> Precision:
-        """`auto`: 16 bits, but FP32 around quantized layers on a CPU, whose integer kernels take FP32."""
-        if variant.precision != "auto":
-            return variant.precision
-        return "fp32" if variant.quantize is not None else "fp16"
 
-    def _model(self, precision: Precision) -> Ref:
-        exported = self._exported()
-        if precision == "fp32":
-            return exported
-        return self.plan.add(
-            f"autocast-{precision}",
-            autocast,
-            model=exported,
-            options=AutocastOptions(precision=precision),
-            caster="autocast",
-        )["onnxmodel"]
-
-    def _exported(self) -> Ref:
-        if isinstance(self._source, OnnxSource):
-            return self.plan.add("adopt", adopt, source=self._source, shapes=self._recipe.shapes)["onnxmodel"]
-        return self.plan.add(
-            "export",
-            export,
-            source=self._source,
-            shapes=self._recipe.shapes,
-            options=self._recipe.export,
-            loader=self._loader,
-            exporter="pytorch",
-        )["onnxmodel"]
-
-    def _truth(self) -> Ref:
-        evaluation = self._samples["evaluation"]
-        if isinstance(self._source, OnnxSource):
-            step = self.plan.add(
-                "observe", observe_onnx, model=self._exported(), evaluation=evaluation, interpreter="onnxruntime"
-            )
-        else:
-            step = self.plan.add(
-                "observe",
-                observe,
-                source=self._source,
-                evaluation=evaluation,
-                loader=self._loader,
-                exporter="pytorch",
-            )
-        return step["outputs"]
-
-    def _calibrated(self, name: str, variant: Variant) -> Step:
-        assert variant.quantize is not None
-        options = variant.quantize.calibrate
-        return self.plan.add(
-            f"calibrate-{options.format}",
-            calibrate,
-            source=self._source,
-            calibration=self._samples["calibration"],
-            options=options,
-            loader=self._loader,
-            calibrator="modelopt",
-        )
+def precision_of(variant: Variant) -> Precision:
+    """`auto`: 16 bits, but FP32 around quantized layers on a CPU, whose integer kernels take FP32."""
+    if variant.precision != "auto":
+        return variant.precision
+    return "fp32" if variant.quantize is not None else "fp16"

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from trtbuild.backends import BACKENDS
-from trtbuild.core import machine
+from trtbuild.core import gpu, machine
 from trtbuild.core.report import Capability, DoctorReport
 
 _DOES = {
@@ -15,9 +15,13 @@ _DOES = {
     "huggingface": "load Hugging Face models",
     "pytorch": "export PyTorch to ONNX",
     "modelopt": "calibrate quantization",
+    "modelopt-training": "train quantized weights",
+    "modelopt-onnx": "calibrate quantization of ONNX models",
+    "prober": "score the sensitivity of modules",
     "autocast": "lower graphs to FP16 and BF16",
     "onnxruntime": "build and run ONNX Runtime engines",
     "polygraphy": "validate engines",
+    "tensorrt": "build and run TensorRT engines",
 }
 
 
@@ -28,7 +32,7 @@ def examine(store: Path) -> DoctorReport:
         cores=machine.core_count(),
         python=platform.python_version(),
         store=_store(store),
-        capabilities=[*(_backend(name) for name in BACKENDS), _both_onnxruntimes(), _gpu(), _tensorrt()],
+        capabilities=[*(_backend(name) for name in BACKENDS), _both_onnxruntimes(), _gpu()],
     )
 
 
@@ -55,21 +59,11 @@ def _both_onnxruntimes() -> Capability:
 
 
 def _gpu() -> Capability:
-    has_driver = Path("/dev/nvidiactl").exists() or shutil.which("nvidia-smi") is not None
+    found = gpu.current()
     return Capability(
         name="an NVIDIA GPU",
-        available=has_driver,
-        detail="its driver is loaded" if has_driver else "no NVIDIA driver: engines are built for the CPU",
-    )
-
-
-def _tensorrt() -> Capability:
-    version = machine.package_version("tensorrt")
-    found = f"tensorrt {version} is installed, but " if version else ""
-    return Capability(
-        name="build TensorRT engines",
-        available=False,
-        detail=f"{found}this version of trtbuild has no TensorRT backend yet",
+        available=found is not None,
+        detail=str(found) if found else "no NVIDIA driver or no GPU: engines are built for the CPU",
     )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from trtbuild.core.errors import ModelError
+from trtbuild.core.file_names import distinct_names
 
 _CHUNK_BYTES = 1 << 22
 _SETTLED_NS = 2_000_000_000
@@ -72,8 +73,11 @@ class FileDigests:
         return None
 
     def of_all(self, files: Iterable[Path], root: Path) -> dict[str, str]:
-        """Digests by name relative to `root` where a file lies below it, else by bare name."""
-        return {_name(file, root): self.of(file) for file in files}
+        """Digests by name relative to `root` where a file lies below it, else by a name that tells it from the rest."""
+        listed = list(files)
+        below = {file: str(file.relative_to(root)) for file in listed if file.is_relative_to(root)}
+        outside = distinct_names((file for file in listed if file not in below), taken=set(below.values()))
+        return {(below.get(file) or outside[file]): self.of(file) for file in listed}
 
 
 def sha256_of(file: Path) -> str:
@@ -83,7 +87,3 @@ def sha256_of(file: Path) -> str:
         while chunk := stream.read(_CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _name(file: Path, root: Path) -> str:
-    return str(file.relative_to(root)) if file.is_relative_to(root) else file.name

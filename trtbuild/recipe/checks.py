@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pydantic import ValidationError
 
-from trtbuild.core.formats import CALIBRATED_FORMATS
+from trtbuild.core import legality
+from trtbuild.core.errors import RecipeError
+from trtbuild.core.formats import FORMATS, Format
+from trtbuild.core.hardware import gpu_named
+from trtbuild.core.requirements import NEAREST, TORCH_ONLY
 from trtbuild.recipe.expand import Variant, expanded
 from trtbuild.recipe.fields import keys_of, knows, model_at, nearest
 from trtbuild.recipe.problems import Finding, findings_of
-from trtbuild.recipe.schema import Recipe, VariantRecipe
+from trtbuild.recipe.schema import AUTO, QuantizeOptions, Recipe, VariantRecipe
 from trtbuild.recipe.yaml_document import Document, KeyPath
 
 
@@ -21,18 +27,58 @@ def check(recipe: Recipe, document: Document) -> list[Finding]:
     if (wrong := _check_reference(recipe, found)) and not findings:
         findings.append(wrong)
     for variant in found.values():
-        if variant.quantize is None:
-            continue
-        at: KeyPath = ("variants", variant.spelled, "quantize")
-        if recipe.model.onnx is not None:
-            message = f"variant {variant.spelled}: quantization needs the PyTorch model for now, and the model is ONNX"
-            findings.append(Finding(at, message, "give model.huggingface or model.factory, or drop quantize"))
-        if variant.quantize.format in CALIBRATED_FORMATS and recipe.data.calibration == 0:
-            message = (
-                f"variant {variant.spelled}: format {variant.quantize.format} needs samples, and data.calibration is 0"
-            )
-            findings.append(Finding(("data", "calibration"), message, "for example 256"))
+        if variant.quantize is not None:
+            findings += _check_quantize(recipe, variant, variant.quantize)
     return findings
+
+
+def _check_quantize(recipe: Recipe, variant: Variant, quantize: QuantizeOptions) -> Iterator[Finding]:
+    """Whether a variant's formats can be calibrated from this recipe, and can run where it is built for."""
+    at: KeyPath = ("variants", variant.spelled, "quantize")
+    said = f"variant {variant.spelled}"
+    if recipe.model.onnx is not None:
+        for form in quantize.formats:
+            if form in TORCH_ONLY:
+                message = f"{said}: format {form} needs the PyTorch model, and the model is ONNX: {TORCH_ONLY[form]}"
+                yield Finding(at, message, f"nearest for an ONNX model: {_nearest_for_onnx(form)}")
+        if quantize.rounding == "gptq":
+            yield Finding(at, f"{said}: rounding gptq needs the PyTorch model, and the model is ONNX", "drop rounding")
+        if quantize.qat is not None:
+            yield Finding(at, f"{said}: qat trains the PyTorch model, and the model is ONNX", "drop qat")
+    calibrations = [quantize.calibrate(form) for form in quantize.formats]
+    if recipe.data.calibration == 0 and (asking := [options for options in calibrations if options.needs_samples]):
+        message = f"{said}: {asking[0].said} needs samples, and data.calibration is 0"
+        yield Finding(("data", "calibration"), message, "for example 256")
+    if quantize.format == AUTO and not variant.gates.accuracy:
+        message = f"{said}: format auto looks for the cheapest formats that keep an accuracy, and no gate asks for one"
+        yield Finding(at, message, "set gates.accuracy, for example cosine_min: {min: 0.99}")
+    if quantize.qat is not None and (smoothed := [form for form in quantize.formats if _smooths(form)]):
+        message = f"{said}: qat cannot train {smoothed[0]}, whose scales layers share"
+        yield Finding(at, message, "train int8, fp8, int4 or w8a16")
+    yield from _check_legality(variant, quantize, at)
+
+
+def _check_legality(variant: Variant, quantize: QuantizeOptions, at: KeyPath) -> Iterator[Finding]:
+    engine = variant.engine
+    backend = "onnxruntime" if engine.backend == "auto" else engine.backend
+    try:
+        sm = gpu_named(engine.gpu).sm if engine.gpu else None
+        version = engine.target if backend == "tensorrt" else None
+        found = legality.check(quantize.formats, backend, version, sm, block_size=quantize.block_size)
+    except RecipeError as error:
+        yield Finding(("engine",), error.message, error.hint)
+        return
+    for one in found:
+        if one.severity == "error":
+            yield Finding(at, f"variant {variant.spelled}: {one.format}: {one.message}", one.hint)
+
+
+def _nearest_for_onnx(form: Format) -> str:
+    return next(other for other in NEAREST[form] if other not in TORCH_ONLY)
+
+
+def _smooths(form: Format) -> bool:
+    return FORMATS[form].algorithm in ("smoothquant", "awq")
 
 
 def _check_matrix(recipe: Recipe, document: Document) -> list[Finding]:

@@ -10,10 +10,11 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from trtbuild.core.errors import Problem, RecipeError
+from trtbuild.core.format_names import meaning_of
 from trtbuild.core.values import Value, canonical_json
 from trtbuild.recipe.merge import merged
 from trtbuild.recipe.problems import Finding
-from trtbuild.recipe.schema import EngineOptions, QuantizeOptions, Recipe
+from trtbuild.recipe.schema import AUTO, EngineOptions, QuantizeOptions, Recipe
 from trtbuild.stages.judge import Gates
 from trtbuild.stages.measure import MeasureOptions
 
@@ -32,8 +33,12 @@ class Variant(Value):
     """What it is for."""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """The precision of what is not quantized."""
+    keep_fp32: list[str] = []
+    """Nodes that stay in FP32 where that precision has 16 bits."""
     quantize: QuantizeOptions | None = None
     """How it is quantized; None where it is not."""
+    approximates: str = ""
+    """Where the recipe names a mode that can only be approximated: its name, and what differs."""
     engine: EngineOptions
     """For what, and how, the engine is built."""
     measure: MeasureOptions
@@ -94,6 +99,7 @@ def _multiplied(name: str, own: dict[str, Any], matrix: dict[str, list[Any]]) ->
 
 def _resolved(name: str, spelled: str, own: dict[str, Any], shared: dict[str, Any]) -> Variant | Finding:
     settings: dict[str, Any] = {key: own[key] for key in ("description", "precision") if key in own}
+    settings["keep_fp32"] = own["keep_fp32"] if own.get("keep_fp32") is not None else shared.get("keep_fp32", [])
     for key in ("engine", "measure", "gates"):
         settings[key] = merged(shared.get(key, {}), own.get(key, {}))
     if own.get("quantize") is not None:
@@ -101,12 +107,24 @@ def _resolved(name: str, spelled: str, own: dict[str, Any], shared: dict[str, An
         if settings["quantize"].get("format") is None:
             message = f"variants.{spelled}.quantize has no format, and neither has the recipe's quantize"
             return Finding(("variants", spelled, "quantize"), message, "for example format: w8a16")
+        settings["approximates"] = _make_canonical(settings["quantize"])
     try:
         return Variant.model_validate({"name": name, "spelled": spelled, **settings})
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         where = ".".join(map(str, detail["loc"]))
         return Finding(("variants", spelled), f"variant {name}: {where}: {detail['msg']}")
+
+
+def _make_canonical(quantize: dict[str, Any]) -> str:
+    """Replace a format's name by what it stands for; returns what that loses, empty where nothing."""
+    if quantize["format"] == AUTO:
+        return ""
+    meaning = meaning_of(quantize["format"])
+    quantize["format"] = meaning.canonical
+    if meaning.block_size:
+        quantize.setdefault("block_size", meaning.block_size)
+    return f"{meaning.name} ({meaning.family}): {meaning.reason}" if meaning.mapping == "approximated" else ""
 
 
 def _has(own: dict[str, Any], path: list[str]) -> bool:

@@ -99,7 +99,7 @@ def _finding(
     if kind == "value_error":
         return Finding(path, f"{name}: {context.get('error', message)}")
     if kind == "literal_error":
-        return _about_choice(path, name, value, re.findall(r"'([^']*)'", str(context.get("expected", ""))), text)
+        return _about_choice(path, name, value, _choices(str(context.get("expected", ""))), text)
     if kind in _KINDS:
         return _about_kind(path, name, value, _KINDS[kind], text)
     if kind == "string_pattern_mismatch":
@@ -117,6 +117,11 @@ def _about_key(path: KeyPath, name: str, *, missing: bool) -> Finding:
     fields = model.model_fields.items() if model else ()
     info = next((info for field, info in fields if (info.alias or field) == path[-1]), None)
     return Finding(path, f"{name} is missing", " ".join((info.description or "").split()) if info else "")
+
+
+def _choices(expected: str) -> list[str]:
+    """The values in pydantic's "'a', 'b' or 'c'", or "16, 32 or 64" where they are numbers."""
+    return re.findall(r"'([^']*)'", expected) or re.findall(r"[^\s,]+(?=,|$| or )", expected)
 
 
 def _about_choice(path: KeyPath, name: str, value: Any, allowed: list[str], text: str | None) -> Finding:

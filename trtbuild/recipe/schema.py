@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic import AfterValidator, Field, GetJsonSchemaHandler, WithJsonSchema, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from trtbuild.core.formats import Format
+from trtbuild.core.errors import RecipeError
+from trtbuild.core.format_names import canonical, spellings
+from trtbuild.core.formats import FORMATS, Format
 from trtbuild.core.tensors import Shapes
 from trtbuild.core.values import Options, Value
 from trtbuild.stages.build import BuildOptions
 from trtbuild.stages.calibrate import CalibrateOptions
 from trtbuild.stages.export import ExportOptions
+from trtbuild.stages.finetune import FinetuneOptions
 from trtbuild.stages.insert import InsertOptions
 from trtbuild.stages.judge import Gates
 from trtbuild.stages.measure import MeasureOptions
+from trtbuild.stages.sensitivity import SensitivityOptions
 
 Part = TypeVar("Part", bound=Options)
 
@@ -26,6 +30,22 @@ VARIANT_NAME = "^[a-z0-9][a-z0-9._-]*$"
 ENTRY = "^[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
 COMMIT = "^[0-9a-f]{40}$"
 
+AUTO = "auto"
+"""The format of a variant whose modules each get their own."""
+
+
+def _is_format(name: str) -> str:
+    try:
+        if name != AUTO:
+            canonical(name)
+    except RecipeError as error:
+        raise ValueError(f"{error.message}; {error.hint}" if error.hint else error.message) from None
+    return name
+
+
+FormatName = Annotated[
+    str, AfterValidator(_is_format), WithJsonSchema({"type": "string", "enum": [AUTO, *spellings()]})
+]
 EntryName = Annotated[str, Field(pattern=ENTRY)]
 VariantName = Annotated[str, Field(pattern=VARIANT_NAME)]
 
@@ -111,24 +131,73 @@ class DataRecipe(Value):
     generator: EntryName
     """`module:function`; `function(split, count)` yields dictionaries of numpy arrays.
 
-    `split` is `calibration` or `evaluation`; the two must share no sample."""
+    `split` is `calibration` or `evaluation`; the two must share no sample. Built in, for data in
+    files (docs/data.md): `trtbuild.datasets.text:lines`, `trtbuild.datasets.audio:clips` and
+    `trtbuild.datasets.tensors:files`."""
     arguments: dict[str, Any] = {}
     """Further keyword arguments for the generator."""
     files: list[str] = []
-    """Further files that decide what it yields, as glob patterns relative to the recipe."""
+    """Further files that decide what it yields, as glob patterns relative to the recipe, absolute, or
+    `package://<installed package>/<pattern>`. A generator with a parameter `files` receives their paths, sorted."""
     calibration: int = Field(default=256, ge=0)
     """How many samples (rows of the first axis) to calibrate on."""
+    selection: int = Field(default=0, ge=0)
+    """How many more samples of the calibration split to keep from calibration, for `format: auto` to choose on. With 0
+    it chooses on the calibration samples, which flatter formats that were fitted to them."""
     evaluation: int = Field(default=128, ge=1)
     """How many held-out samples to validate on."""
+
+
+class AutoOptions(SensitivityOptions):
+    """How `format: auto` chooses. The floors are the variant's `gates.accuracy`."""
+
+    formats: list[Format] = Field(default=["int4_awq", "w8a16"], min_length=1)
+    """The formats to choose from, for each module; high precision is always one more."""
+    cheap: Literal["memory", "latency"] = "memory"
+    """What is cheap: few bytes of weights, or little time."""
+    margin: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """How much of the room between a floor and what high precision reaches stays free, for samples not seen here."""
+    evaluations: int = Field(default=12, ge=2)
+    """Mixtures to really run at most, on `data.selection` samples."""
+
+    @property
+    def sensitivity(self) -> SensitivityOptions:
+        """The part that scoring modules reads."""
+        return _part(self, SensitivityOptions)
 
 
 class QuantizeOptions(CalibrateOptions, InsertOptions):
     """How a variant is quantized: the numbers by calibration, their places by insertion."""
 
+    format: Format | Literal["auto"]  # type: ignore[assignment]  # wider than a calibration's: one that has several
+    """Quantization format of the layers; `auto` gives each module its own."""
+    overrides: dict[str, Format | Literal["high"]] = {}
+    """Formats of some modules, by the patterns of `exclude`; `high` leaves them in high precision."""
+    auto: AutoOptions = AutoOptions()
+    """How `format: auto` chooses."""
+    qat: FinetuneOptions | None = None
+    """Fine-tunes the quantized weights against the FP32 model; `{}` takes the defaults."""
+
     @property
-    def calibrate(self) -> CalibrateOptions:
-        """The part that calibration reads."""
-        return _part(self, CalibrateOptions)
+    def formats(self) -> list[Format]:
+        """Every format that needs a calibration, the main one first."""
+        first = self.auto.formats if self.format == AUTO else [self.format]
+        return list(dict.fromkeys([*first, *(form for form in self.overrides.values() if form != "high")]))
+
+    def calibrate(self, form: Format) -> CalibrateOptions:
+        """What calibrating one format reads. Settings that do not touch it stay at their defaults, so that variants
+        which differ in nothing else share the calibration."""
+        traits = FORMATS[form]
+        reads = {
+            "alpha": traits.algorithm == "smoothquant",
+            "method": (plain := traits.activation == "int8" and traits.algorithm == "max"),
+            "percentile": plain and self.method == "percentile",
+            "rounding": traits.algorithm != "gptq",
+            "block_size": traits.granularity == "block" and not traits.block,
+        }
+        return CalibrateOptions(
+            format=form, **{name: getattr(self, name) for name in CalibrateOptions.model_fields if reads.get(name)}
+        )
 
     @property
     def insert(self) -> InsertOptions:
@@ -139,8 +208,9 @@ class QuantizeOptions(CalibrateOptions, InsertOptions):
 class QuantizeRecipe(QuantizeOptions):
     """How a variant is quantized. A variant's own keys win over the recipe's `quantize`."""
 
-    format: Format | None = None  # type: ignore[assignment]  # optional while spelled, required once merged
-    """Quantization format of the linear layers; the recipe's `quantize` may give it for all."""
+    format: FormatName | None = None  # type: ignore[assignment]  # optional while spelled, required once merged
+    """Quantization format of the layers, by our name or another project's (`trtbuild formats` lists them); `auto` gives
+    each module its own. The recipe's `quantize` may give it for all."""
 
 
 class EngineOptions(BuildOptions):
@@ -150,6 +220,8 @@ class EngineOptions(BuildOptions):
     """Who builds and runs it; `auto` takes TensorRT where it is installed beside a GPU, else ONNX Runtime."""
     target: str | None = None
     """The backend's version to build for, in quotes: `"10.10"`. None takes the one that is installed."""
+    gpu: str | None = None
+    """The GPU to build for, such as `H100` or `sm_90`: decides which formats are legal. None asks this machine."""
 
     @property
     def build(self) -> BuildOptions:
@@ -164,6 +236,8 @@ class VariantRecipe(Value):
     """What this variant is for."""
     precision: Literal["auto", "fp32", "fp16", "bf16"] = "auto"
     """The precision of what is not quantized; `auto` lets the backend and the machine decide."""
+    keep_fp32: list[str] | None = None
+    """Nodes that stay in FP32 where the rest runs in 16 bits: instead of the recipe's `keep_fp32`."""
     quantize: QuantizeRecipe | None = None
     """Quantizes this variant; `{}` takes the recipe's `quantize` as it is. Without it the variant is not quantized."""
     engine: EngineOptions = EngineOptions()
@@ -191,6 +265,9 @@ class Recipe(Value):
     """Real inputs, to calibrate on and to compare with."""
     export: ExportOptions = ExportOptions()
     """How the model is written as ONNX."""
+    keep_fp32: list[str] = []
+    """Nodes that stay in FP32 in every variant that runs in 16 bits: patterns (`*` and `?`) of module paths or node
+    names. `trtbuild build --repair` finds those that 16 bits make infinite."""
     quantize: QuantizeRecipe = QuantizeRecipe()
     """Defaults for the variants that quantize; quantizes nothing by itself."""
     engine: EngineOptions = EngineOptions()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from trtbuild.core.errors import Problem, RecipeError
@@ -59,7 +60,16 @@ def sample_source(loaded: LoadedRecipe) -> SampleSource:
     """Who makes the samples, and how many. Raises RecipeError where the generator is not there."""
     data = loaded.recipe.data
     python = _python(loaded, ("data",), "generator", data.generator, data.arguments, data.files)
-    return SampleSource(python=python, calibration=data.calibration, evaluation=data.evaluation)
+    listed = sorted(
+        {file for at, pattern in _numbered(("data",), data.files) for file in _globbed(loaded, at, pattern)}
+    )
+    return SampleSource(
+        python=python,
+        listed=listed,
+        calibration=data.calibration,
+        selection=data.selection,
+        evaluation=data.evaluation,
+    )
 
 
 def metric_source(loaded: LoadedRecipe) -> MetricSource:
@@ -93,15 +103,22 @@ def _python(
         files += _there(loaded, (*at, key), lambda: locate.module_files(entry.partition(":")[0], folder))
     except RecipeError as error:
         problems += error.problems
-    for number, pattern in enumerate(patterns):
-        where = (*at, "files", number)
+    for where, pattern in _numbered(at, patterns):
         try:
-            files += _there(loaded, where, partial(locate.globbed, pattern, loaded.place(*where).folder))
+            files += _globbed(loaded, where, pattern)
         except RecipeError as error:
             problems += error.problems
     if problems:
         raise RecipeError(problems)
     return PythonSource(entry=entry, arguments=arguments, folder=folder, files=list(dict.fromkeys(files)))
+
+
+def _numbered(at: KeyPath, patterns: list[str]) -> list[tuple[KeyPath, str]]:
+    return [((*at, "files", number), pattern) for number, pattern in enumerate(patterns)]
+
+
+def _globbed(loaded: LoadedRecipe, at: KeyPath, pattern: str) -> list[Path]:
+    return _there(loaded, at, partial(locate.globbed, pattern, loaded.place(*at).folder))
 
 
 def _there(loaded: LoadedRecipe, at: KeyPath, find: Callable[[], T]) -> T:

@@ -45,6 +45,7 @@ def build_table(report: BuildReport) -> RenderableType:
     lines: list[RenderableType] = [table]
     for variant in report.variants:
         lines += [Text.from_markup(f"[red]{variant.name} failed:[/] {escape(reason)}") for reason in variant.reasons]
+    lines += _repair_lines(report)
     if report.recommended:
         best = next(variant for variant in report.variants if variant.name == report.recommended)
         lines.append(
@@ -60,6 +61,29 @@ def build_table(report: BuildReport) -> RenderableType:
         )
     )
     return Group(*lines)
+
+
+def _repair_lines(report: BuildReport) -> list[RenderableType]:
+    """What was repaired and what was not, then the patch."""
+    colours = {"repaired": "green", "failed": "red", "impossible": "yellow"}
+    titles = {"repaired": "repaired", "failed": "not repaired", "impossible": "cannot be repaired"}
+    lines: list[RenderableType] = []
+    for repair in report.repairs:
+        head = f"[{colours[repair.outcome]}]{repair.variant} {titles[repair.outcome]}:[/]"
+        lines.append(Text.from_markup(f"{head} {escape(repair.because)}"))
+        reasons = {**repair.keep_fp32, **repair.high}
+        lines += [Text.from_markup(f"  {escape(what)}: [dim]{escape(why)}[/]") for what, why in reasons.items()]
+    if report.patch is None:
+        return lines
+    if report.patch.note:
+        lines.append(Text(report.patch.note, "yellow"))
+    if not report.patch.file:
+        lines.append(Text(report.patch.lines))
+    elif report.patch.written:
+        lines.append(Text(f"the recipe says so now; the change is {report.patch.file}"))
+    else:
+        lines.append(Text(f"to keep the repairs: {report.patch.command}"))
+    return lines
 
 
 def bench_table(report: BenchReport) -> RenderableType:

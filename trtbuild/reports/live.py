@@ -41,8 +41,8 @@ class Progress(Listener):
             self._say(f"[green]=[/] {self._reused} of {self._total} steps reused: nothing they depend on changed")
 
     def planned(self, steps: list[StepName]) -> None:
-        """Know how many steps there are."""
-        self._total = len(steps)
+        """Know how many more steps there are."""
+        self._total += len(steps)
 
     def waiting(self, step: StepName) -> None:
         """Say that another build is at it."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+import re
+from typing import Literal, NamedTuple, cast
 
 from trtbuild.core.artifacts import Engine, OnnxModel
-from trtbuild.core.results import Coverage
-from trtbuild.core.roles import Compiler
+from trtbuild.core.formats import FORMATS, Format
+from trtbuild.core.results import Coverage, LayerCoverage
+from trtbuild.core.roles import Compiler, Precisions
 from trtbuild.core.stage import Resources, Workspace, stage
 from trtbuild.core.tensors import Shapes
 from trtbuild.core.values import Options
@@ -28,7 +30,7 @@ class Built(NamedTuple):
     coverage: Coverage
 
 
-@stage(version=1, resources=Resources(exclusive=True))
+@stage(version=2, resources=Resources(exclusive=True))
 def build(
     model: OnnxModel,
     coverage: Coverage | None,
@@ -43,28 +45,62 @@ def build(
     return Built(engine, _with_precisions(coverage or Coverage(), compiler.precisions(engine)))
 
 
-RUNS_IN = {
-    "int8": ("int8",),
-    "int8_sq": ("int8",),
-    "w8a16": ("int8 weights",),
-    "embedding_int8": ("int8 table",),
-}
-"""What an engine must say of a layer for it to have run as its format asks."""
+_NAMED = re.compile(r"(?P<module>.+)/[A-Z]\w*")
+"""`<module path>/<operator>`, as `trtbuild.graph.naming` spells the names of nodes."""
 
 
-def _with_precisions(coverage: Coverage, precisions: dict[str, str]) -> Coverage:
+def runs_in(form: str) -> tuple[str, ...]:
+    """What an engine may say of a layer for it to have run as `form` asks, a format or a coverage's special one.
+
+    FP8 and FP4 may be emulated: their numbers in float arithmetic, which is what a processor without them can do. An
+    INT8 layer must run in integers, since every processor can.
+    """
+    if form == "embedding_int8":
+        return ("int8 table",)
+    if form.startswith("attention_"):
+        return _both(form.removeprefix("attention_"))
+    traits = FORMATS[cast(Format, form)]
+    if traits.activation is None:
+        return (f"{traits.weight} weights",)
+    if traits.activation == traits.weight:
+        return _both(traits.weight)
+    return (f"{traits.weight} weights, {traits.activation} activations",)
+
+
+def _both(number_type: str) -> tuple[str, ...]:
+    if number_type == "int8":
+        return ("int8",)
+    return (number_type, *(f"{number_type} in {floats}" for floats in ("float32", "float16", "bfloat16", "float")))
+
+
+def _with_precisions(coverage: Coverage, precisions: Precisions) -> Coverage:
     """Fill in the third column: the precision in which the engine runs each module's matrix product."""
-    by_module: dict[str, str] = {}
+    asked = {layer.module for layer in coverage.layers}
+    layers, attention = _by_module(precisions.layers, asked), _by_module(precisions.attention, asked)
+    return coverage.model_copy(
+        update={
+            "layers": [
+                _ran(layer, (attention if layer.format.startswith("attention_") else layers).get(layer.module, ""))
+                for layer in coverage.layers
+            ]
+        }
+    )
+
+
+def _by_module(precisions: dict[str, str], asked: set[str]) -> dict[str, str]:
+    """The precision of each module; several, where its calls differ. A node that is asked for by its own name stands
+    for itself alone."""
+    found: dict[str, list[str]] = {}
     for node, precision in precisions.items():
-        by_module.setdefault(node.rsplit("/", 1)[0], precision)
-    layers = []
-    for layer in coverage.layers:
-        ran = by_module.get(layer.module, "")
-        reason = layer.reason
-        wanted = RUNS_IN[layer.format]
-        if layer.inserted and not ran:
-            reason = "the engine has no node of this name: it was fused away or renamed"
-        elif layer.inserted and ran not in wanted:
-            reason = f"the engine runs it in {ran}, {layer.format} means {' or '.join(wanted)}: no such kernel took it"
-        layers.append(layer.model_copy(update={"ran": ran, "reason": reason}))
-    return coverage.model_copy(update={"layers": layers})
+        match = _NAMED.fullmatch(node)
+        found.setdefault(node if match is None or node in asked else match["module"], []).append(precision)
+    return {module: " and ".join(dict.fromkeys(its)) for module, its in found.items()}
+
+
+def _ran(layer: LayerCoverage, ran: str) -> LayerCoverage:
+    reason, wanted = layer.reason, runs_in(layer.format)
+    if layer.inserted and not ran:
+        reason = "the engine has no node of this name: it was fused away or renamed"
+    elif layer.inserted and ran not in wanted:
+        reason = f"the engine runs it in {ran}, {layer.format} means {wanted[0]}: no such kernel took it"
+    return layer.model_copy(update={"ran": ran, "reason": reason})

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from trtbuild.core.artifacts import QuantizationPlan, Samples
 from trtbuild.core.errors import DataError
-from trtbuild.core.formats import CALIBRATED_FORMATS, Format
+from trtbuild.core.formats import FORMATS, Format
 from trtbuild.core.roles import Calibrator, Loader
 from trtbuild.core.sources import HuggingFaceSource, PythonSource
 from trtbuild.core.stage import Workspace, stage
@@ -27,8 +27,21 @@ class CalibrateOptions(Options):
     value with the least Kullback-Leibler divergence or squared error of the histogram."""
     percentile: float = Field(default=99.99, gt=50.0, le=100.0)
     """For `method: percentile`."""
+    rounding: Literal["nearest", "gptq"] = "nearest"
+    """How the weights of linear layers are rounded: each to the nearest code, or by GPTQ, which lets the weights still
+    to be rounded make up for each error on the calibration samples. `int4_gptq` is `int4` with `rounding: gptq`."""
     block_size: Literal[16, 32, 64, 128, 256] = 128
     """Neighbouring weights that share a scale, for the INT4 formats. It must divide each layer's inputs."""
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether calibration must run the model."""
+        return FORMATS[self.format].needs_samples or self.rounding == "gptq"
+
+    @property
+    def said(self) -> str:
+        """The format in words for messages."""
+        return f"format {self.format}" + (" with rounding gptq" if self.rounding == "gptq" else "")
 
 
 @stage(version=1)
@@ -46,9 +59,9 @@ def calibrate(
 
     plan = work.new(QuantizationPlan)
     batches = Batches(calibration.main)
-    if not batches and options.format in CALIBRATED_FORMATS:
+    if not batches and options.needs_samples:
         raise DataError(
-            f"format {options.format} needs calibration samples and the recipe asks for none",
+            f"{options.said} needs calibration samples and the recipe asks for none",
             hint="set data.calibration to the number of rows to calibrate on, for example 256",
         )
     calibrator.calibrate(loader.load(source), options, batches, plan)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from trtbuild.core.artifacts import OnnxModel, QuantizationPlan
-from trtbuild.core.results import Coverage
+from trtbuild.core.dialects import Dialect
+from trtbuild.core.results import Coverage, OperandRanges
 from trtbuild.core.stage import Workspace, stage
 from trtbuild.core.values import Options
 
@@ -31,14 +32,30 @@ class Inserted(NamedTuple):
     coverage: Coverage
 
 
-@stage(version=1)
-def insert(model: OnnxModel, plan: QuantizationPlan, options: InsertOptions, work: Workspace) -> Inserted:
+@stage(version=2)
+def insert(
+    model: OnnxModel,
+    plan: QuantizationPlan,
+    ranges: OperandRanges | None,
+    options: InsertOptions,
+    dialect: Dialect,
+    work: Workspace,
+) -> Inserted:
     """Insert Q/DQ nodes by module path."""
     from trtbuild.core.quantization import Plan  # numpy and the ONNX floor are heavy; a plan must not load them
     from trtbuild.graph import document, insertion
 
     graph = document.load(model.main)
-    coverage = insertion.insert(graph, Plan.read(plan), embeddings=options.embeddings, exclude=options.exclude)
+    coverage = insertion.insert(
+        graph,
+        Plan.read(plan),
+        embeddings=options.embeddings,
+        exclude=options.exclude,
+        include=options.include,
+        attention=options.attention,
+        ranges=None if ranges is None else ranges.amax,
+        dialect=dialect,
+    )
     quantized = work.new(OnnxModel)
     document.save(graph, quantized)
     return Inserted(quantized, coverage)

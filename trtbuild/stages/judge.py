@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from trtbuild.core.results import Comparison, Coverage, Measurement, Verdict
+from trtbuild.core.results import Comparison, Coverage, Gate, Measurement, Verdict
 from trtbuild.core.stage import stage
 from trtbuild.core.values import Options, Value
 
@@ -34,35 +34,28 @@ class Gates(Options):
     """By how much: 0.02 asks for 2 % faster or smaller."""
 
 
-@stage(version=1)
+@stage(version=2)
 def judge(comparison: Comparison, measurement: Measurement, coverage: Coverage, options: Gates) -> Verdict:
     """Judge the engine by the recipe's gates."""
     accuracy = accuracy_of(comparison)
-    reasons = [
+    broken = [
         f"output {name} held NaN or infinity in {batches} of {comparison.samples} batches"
         for name, batches in comparison.non_finite.items()
     ]
-    reasons += [reason for name, bound in options.accuracy.items() if (reason := _outside(name, accuracy, bound))]
-    if coverage.asked and coverage.ran < options.coverage * coverage.asked:
-        reasons.append(
-            f"{coverage.ran} of {coverage.asked} modules run quantized, {options.coverage:.0%} are wanted; first miss: "
-            + next(f"{layer.module}: {layer.reason}" for layer in coverage.layers if layer.reason)
-        )
+    missed = [reason for name, bound in options.accuracy.items() if (reason := _outside(name, accuracy, bound))]
     speedup = measurement.speedup
     size_ratio = measurement.engine_bytes / measurement.reference_bytes
-    faster, smaller = speedup >= 1 + options.margin, size_ratio <= 1 - options.margin
-    if (
-        coverage.asked
-        and not {"faster": faster, "smaller": smaller, "either": faster or smaller, "no": True}[options.pays]
-    ):
-        wanted = {"faster": "faster", "smaller": "smaller", "either": "faster or smaller"}[options.pays]
-        reasons.append(
-            f"it does not pay: {speedup:.2f} x the reference's speed, {size_ratio:.2f} x its size; "
-            f"gates.pays wants it {wanted} by {options.margin:.0%}"
-        )
+    reasons: dict[Gate, list[str]] = {
+        "finite": broken,
+        "accuracy": [] if broken else missed,  # of outputs that are not finite nothing else was measured
+        "coverage": _uncovered(coverage, options),
+        "pays": _wasted(coverage, options, speedup, size_ratio),
+    }
+    failed = [gate for gate, words in reasons.items() if words]
     return Verdict(
-        outcome="failed" if reasons else "passed",
-        reasons=reasons,
+        outcome="failed" if failed else "passed",
+        failed=failed,
+        reasons=[reason for words in reasons.values() for reason in words],
         accuracy=accuracy,
         speedup=round(speedup, 3),
         size_ratio=round(size_ratio, 4),
@@ -83,6 +76,27 @@ def accuracy_of(comparison: Comparison) -> dict[str, float]:
         else {}
     )
     return {**comparison.task_metrics, **general}
+
+
+def _uncovered(coverage: Coverage, options: Gates) -> list[str]:
+    if not coverage.asked or coverage.ran >= options.coverage * coverage.asked:
+        return []
+    return [
+        f"{coverage.ran} of {coverage.asked} modules run quantized, {options.coverage:.0%} are wanted; first miss: "
+        + next(f"{layer.module}: {layer.reason}" for layer in coverage.layers if layer.reason)
+    ]
+
+
+def _wasted(coverage: Coverage, options: Gates, speedup: float, size_ratio: float) -> list[str]:
+    faster, smaller = speedup >= 1 + options.margin, size_ratio <= 1 - options.margin
+    pays = {"faster": faster, "smaller": smaller, "either": faster or smaller, "no": True}[options.pays]
+    if not coverage.asked or pays:
+        return []
+    wanted = {"faster": "faster", "smaller": "smaller", "either": "faster or smaller"}[options.pays]
+    return [
+        f"it does not pay: {speedup:.2f} x the reference's speed, {size_ratio:.2f} x its size; "
+        f"gates.pays wants it {wanted} by {options.margin:.0%}"
+    ]
 
 
 def _outside(name: str, accuracy: dict[str, float], bound: Bound) -> str | None:

@@ -36,7 +36,7 @@ def ingredients(step: Step, files: FileDigests) -> dict[str, str]:
 def test_every_ingredient_is_named(tiny: Path, files: FileDigests) -> None:
     steps = plan_of(tiny).steps
     sample = ingredients(steps["sample"], files)
-    assert sample["stage"] == "sample v1"
+    assert sample["stage"] == "sample v2"
     assert sample["source.calibration"] == "8"
     assert sample["shapes.axes.batch.opt"] == "4"
     assert len(sample["source.file.generator.py"]) == 64

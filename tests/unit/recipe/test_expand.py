@@ -44,7 +44,7 @@ variants:
     int8, light = found["int8"].quantize, found["light"].quantize
     assert int8 is not None
     assert light is not None
-    assert int8.calibrate == CalibrateOptions(format="int8_sq", alpha=0.5)
+    assert int8.calibrate("int8_sq") == CalibrateOptions(format="int8_sq", alpha=0.5)
     assert int8.insert == InsertOptions(exclude=["head"])
     assert (light.format, light.alpha, light.exclude) == ("w8a16", 0.5, [])
     assert set(found["light"].gates.accuracy) == {"cosine_mean", "cosine_min"}
@@ -90,3 +90,39 @@ def test_names_of_matrix_values(value: Any, name: str) -> None:
     from trtbuild.recipe.expand import _multiplied
 
     assert [made for made, _ in _multiplied("a", {}, {"precision": [value]})] == [name]
+
+
+def test_settings_that_a_format_does_not_read_do_not_split_its_calibration() -> None:
+    found = variants(
+        recipe("""
+gates: {accuracy: {cosine_min: {min: 0.9}}}
+quantize: {alpha: 0.7, percentile: 99.0}
+variants:
+  fp16: {}
+  light: {quantize: {format: w8a16, alpha: 0.3, block_size: 64}}
+  mixed: {quantize: {format: auto, auto: {formats: [int4, w8a16]}, overrides: {head: int8_sq, tail: high}}}
+""")
+    )
+    light, mixed = found["light"].quantize, found["mixed"].quantize
+    assert light is not None
+    assert mixed is not None
+    assert light.calibrate("w8a16") == mixed.calibrate("w8a16") == CalibrateOptions(format="w8a16")
+    assert mixed.formats == ["int4", "w8a16", "int8_sq"]
+    assert mixed.calibrate("int8_sq") == CalibrateOptions(format="int8_sq", alpha=0.7)
+
+
+def test_another_projects_name_becomes_ours_and_says_what_is_lost() -> None:
+    found = variants(
+        recipe("""
+variants:
+  fp16: {}
+  marlin: {quantize: {format: int4-g128-marlin}}
+  sgl: {quantize: {format: fp8-sgl}}
+""")
+    )
+    marlin, sgl = found["marlin"], found["sgl"]
+    assert marlin.quantize is not None
+    assert sgl.quantize is not None
+    assert (marlin.quantize.format, marlin.quantize.block_size, marlin.approximates) == ("int4", 128, "")
+    assert sgl.quantize.format == "fp8_pc_pt"
+    assert sgl.approximates.startswith("fp8-sgl (LightX2V): ")

@@ -50,7 +50,7 @@ def test_every_field_is_documented() -> None:
 def test_minilm_is_a_recipe() -> None:
     assert errors(yaml.safe_load((RECIPES / "minilm" / "recipe.yaml").read_text())) == []
     found = variants(load(RECIPES / "minilm").recipe)
-    assert list(found) == ["fp16", "int8_smoothquant", "int8_weight_only"]
+    assert list(found) == ["fp16", "int8", "int8_sq", "fp8", "w8a16", "int4_awq", "int4_auto", "auto"]
     assert (
         (RECIPES / "minilm" / "recipe.yaml").read_text().startswith("# yaml-language-server: $schema=../recipe.schema")
     )

@@ -1,0 +1,87 @@
+"""The steps that variants share: samples, the exported model in each precision, what the FP32 model answers."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from trtbuild.core.sources import HuggingFaceSource, OnnxSource
+from trtbuild.pipeline.plan import Plan, Ref
+from trtbuild.recipe.load import LoadedRecipe
+from trtbuild.recipe.sources import sources
+from trtbuild.stages.autocast import AutocastOptions, autocast
+from trtbuild.stages.export import adopt, export
+from trtbuild.stages.observe import observe, observe_onnx
+from trtbuild.stages.sample import sample
+
+Precision = Literal["fp32", "fp16", "bf16"]
+
+
+class SharedSteps:
+    """Made when the first variant asks, and once."""
+
+    def __init__(self, loaded: LoadedRecipe) -> None:
+        self.plan = Plan(loaded.recipe.recipe)
+        self.recipe = loaded.recipe
+        found = sources(loaded)
+        self.source, self.metric = found.model, found.metric
+        self.loader = "huggingface" if isinstance(self.source, HuggingFaceSource) else "factory"
+        self._samples = self.plan.add("sample", sample, source=found.samples, shapes=self.recipe.shapes)
+
+    @property
+    def calibration(self) -> Ref:
+        """Samples to calibrate on."""
+        return self._samples["calibration"]
+
+    @property
+    def selection(self) -> Ref:
+        """Samples to choose formats on: the calibration's where the recipe keeps none apart."""
+        return self._samples["selection" if self.recipe.data.selection else "calibration"]
+
+    @property
+    def evaluation(self) -> Ref:
+        """Held-out samples."""
+        return self._samples["evaluation"]
+
+    def model(self, precision: Precision, keep_fp32: list[str]) -> Ref:
+        """The model in a precision; in 16 bits the nodes that patterns name stay in FP32."""
+        exported = self.exported()
+        if precision == "fp32":
+            return exported
+        return self.plan.add(
+            f"autocast-{precision}",
+            autocast,
+            model=exported,
+            options=AutocastOptions(precision=precision, keep_fp32=keep_fp32),
+            caster="autocast",
+        )["onnxmodel"]
+
+    def exported(self) -> Ref:
+        """The model in FP32, canonical."""
+        if isinstance(self.source, OnnxSource):
+            return self.plan.add("adopt", adopt, source=self.source, shapes=self.recipe.shapes)["onnxmodel"]
+        return self.plan.add(
+            "export",
+            export,
+            source=self.source,
+            shapes=self.recipe.shapes,
+            options=self.recipe.export,
+            loader=self.loader,
+            exporter="pytorch",
+        )["onnxmodel"]
+
+    def truth(self) -> Ref:
+        """What the FP32 model answers to the held-out samples."""
+        if isinstance(self.source, OnnxSource):
+            step = self.plan.add(
+                "observe", observe_onnx, model=self.exported(), evaluation=self.evaluation, interpreter="onnxruntime"
+            )
+        else:
+            step = self.plan.add(
+                "observe",
+                observe,
+                source=self.source,
+                evaluation=self.evaluation,
+                loader=self.loader,
+                exporter="pytorch",
+            )
+        return step["outputs"]
