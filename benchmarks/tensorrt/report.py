@@ -33,11 +33,11 @@ def _table(engines: dict[str, Any]) -> list[str]:
         if "error" in row:
             lines.append(f"| {name} | failed: {' '.join(row['error'].split())[:200]} |" + " |" * 7)
             continue
-        asked, _, ran = row["coverage"]
+        (asked, _, ran), untold = row["coverage"], row.get("untold", 0)
         lines.append(
             f"| {name} | {row['median_ms']:.3f} | {row['p95_ms']:.3f} | {row['speedup_vs_fp16']:.2f} x | "
             f"{row['plan_mb']:.1f} | {row['build_s']:.1f} | {row['rebuild_s']:.1f} | {row['cosine_to_onnx']:.5f} | "
-            f"{f'{ran} of {asked}' if asked else ''} |"
+            f"{f'{ran} of {asked}' if asked else ''}{f', {untold} untold' if untold else ''} |"
         )
     return lines
 

@@ -257,6 +257,7 @@ class Bench:
             "cosine_to_fp16_engine": _least_cosine(comparison.against_reference),
             "wrong": bool(comparison.non_finite) or not cosine >= LEAST_COSINE[variant.kind],
             "coverage": [built.coverage.asked, built.coverage.inserted, built.coverage.ran],
+            "untold": built.coverage.untold,
             "not_quantized": {layer.module: layer.reason for layer in built.coverage.layers if layer.reason},
             "smoothing_left": built.coverage.smoothing_left,
             "verdict": verdict.outcome,

@@ -39,19 +39,31 @@ BEHIND = {
         ]
     )
     + ["core/knapsack.py", "core/candidates.py", "core/agreement.py"]
-    + (TRIED := ["stages/trial.py", "stages/floors.py", "stages/scoring.py"]),
+    + (TRIED := ["stages/trial.py", "stages/mix.py", "stages/floors.py", "stages/scoring.py"]),
     "repair": [*INSERTED, *TRIED, "core/culprits.py", "core/agreement.py"],
     "insert": INSERTED,
     "observe_ranges": ["graph/ranges.py", "graph/attention.py"],
     "build": [
         "backends/onnxruntime/*.py",
+        "backends/tensorrt/*.py",
+        "stages/tensorrt_options.py",
+        "graph/opset17.py",
+        "graph/tensorrt86*.py",
         *(
             f"graph/{name}.py"
-            for name in ("unsigned", "gelu", "fp8_in_floats", "gemm_as_matmul", "relu_in_codes", "float_kernels")
+            for name in (
+                "unsigned",
+                "gelu",
+                "fp8_in_floats",
+                "gemm_as_matmul",
+                "relu_in_codes",
+                "float_kernels",
+                "conv_in_integers",
+            )
         ),
     ],
     "validate": ["backends/polygraphy.py"],
-    "measure": ["backends/onnxruntime/*.py"],
+    "measure": ["backends/onnxruntime/*.py", "backends/tensorrt/*.py"],
 }
 """What stands behind a stage beside its own module."""
 

@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.models import write_tiny_recipe
+from tests.models import write_onnx, write_tiny_recipe
+from tests.qdq import Graph
 
 
 def edit(name: str, old: str, new: str) -> Callable[[Path], None]:
@@ -50,6 +51,19 @@ def factory(code: str, entry: str = "factory:make") -> Callable[[Path], None]:
         edit("recipe.yaml", "{onnx: model.onnx}", f'{{factory: "{entry}"}}')(folder)
 
     return change
+
+
+def quantize(folder: Path) -> None:
+    graph = Graph()
+    graph.save(folder / "model.onnx", graph.linear("fc", "x", 64, 64, "int8"), ["batch", 64])
+    edit("recipe.yaml", "fp32: {precision: fp32}", "fp32: {}\n  q: {quantize: {format: w8a16}}")(folder)
+
+
+def blocks(folder: Path) -> None:
+    write_onnx(folder / "model.onnx", width=48)
+    edit("generator.py", "(4, 64)", "(4, 48)")(folder)
+    edit("recipe.yaml", "[batch, 64]", "[batch, 48]")(folder)
+    edit("recipe.yaml", "fp32: {precision: fp32}", "fp32: {}\n  q: {quantize: {format: int4, block_size: 32}}")(folder)
 
 
 RAISES = "def make():\n    raise RuntimeError('the weights are at home')\n"
@@ -93,6 +107,16 @@ CASES: dict[str, tuple[Callable[[Path], None], int, list[str]]] = {
     "samples of the wrong shape": (edit("generator.py", "(4, 64)", "(4, 63)"), 4, ["sample 0", "[4, 63]", "batch"]),
     "samples of the wrong type": (edit("generator.py", "float32", "float64"), 4, ["x is float64", "float32"]),
     "samples in both sets": (edit("generator.py", '"evaluation": 1', '"evaluation": 0'), 4, ["both", "disjoint"]),
+    "an ONNX that is quantized already": (
+        quantize,
+        3,
+        ["already quantized: 1 module int8", "high precision"],
+    ),
+    "blocks that do not divide the inputs": (
+        blocks,
+        4,
+        ["format int4 leaves every module alone", "fc0: its 48 inputs", "block_size"],
+    ),
     "an empty recipe": (write("recipe.yaml", ""), 2, ["recipe.yaml:1", "is empty"]),
     "no YAML": (write("recipe.yaml", "recipe: [a\nb: c\n"), 2, ["recipe.yaml:2", "not YAML"]),
 }
@@ -101,8 +125,12 @@ ARGUMENTS: dict[str, tuple[list[str], int, list[str]]] = {
     "an unknown variant": (["--variant", "fp23"], 2, ["no variant 'fp23'", "did you mean fp32"]),
     "an unknown --set path": (["--set", "measure.rnus=3"], 2, ["--set measure.rnus=3", "did you mean runs"]),
     "a version that YAML reads as a number": (["--set", "engine.target=10.10"], 2, ["10.1", 'write "10.10" in quotes']),
-    "another version than is installed": (["--set", 'engine.target="0.1"'], 5, ["targets onnxruntime 0.1", "install"]),
-    "a backend that is not there": (["--set", "engine.backend=tensorrt"], 5, ["TensorRT backend", "onnxruntime"]),
+    "another version than is installed": (["--set", 'engine.target="0.1"'], 5, ["targets ONNX Runtime 0.1", "install"]),
+    "a backend that is not there": (
+        ["--set", "engine.backend=tensorrt"],
+        5,
+        ["TensorRT is not installed here", "pip install"],
+    ),
     "GPTQ of an ONNX source": (
         ["--set", "variants.q={quantize: {format: int4_gptq}}"],
         2,
@@ -112,6 +140,31 @@ ARGUMENTS: dict[str, tuple[list[str], int, list[str]]] = {
         ["--set", "variants.q={quantize: {format: nvfp4}}"],
         2,
         ["variant q: nvfp4", "the nearest that runs"],
+    ),
+    "a name of a format that nobody has": (
+        ["--set", "variants.q={quantize: {format: fp8-sglang}}"],
+        2,
+        ["fp8-sglang", "did you mean fp8-sgl"],
+    ),
+    "no samples to calibrate on": (
+        ["--set", "variants.q={quantize: {format: int8}}", "--set", "data.calibration=0"],
+        2,
+        ["variant q", "format int8 needs samples", "for example 256"],
+    ),
+    "everything excluded": (
+        ["--set", 'variants.q={quantize: {format: w8a16, exclude: ["*"]}}'],
+        3,
+        ["nothing is left to quantize", "fc0: excluded by pattern '*'", "exclude less"],
+    ),
+    "an exclusion that matches nothing": (
+        ["--set", 'variants.q={quantize: {format: w8a16, exclude: ["fc9"]}}'],
+        3,
+        ["no module matches 'fc9'", "did you mean fc"],
+    ),
+    "an override of a class that is not there": (
+        ["--set", 'variants.q={quantize: {format: w8a16, overrides: {"class:Conv2d": high}}}'],
+        3,
+        ["overrides: no module matches 'class:Conv2d'", "did you mean class:"],
     ),
     "no formats to choose from": (
         ["--set", "variants.q={quantize: {format: auto, auto: {formats: []}}}"],

@@ -63,7 +63,7 @@ def test_build_json_has_the_promised_keys(shell: Shell) -> None:
     assert {"median", "p95"} <= variant["latency_ms"].keys()
     assert variant["speedup_vs_reference"] == 1.0
     assert variant["accuracy"]["cosine_min"] > 0.9999
-    assert variant["coverage"] == {"asked": 0, "inserted": 0, "ran": 0}
+    assert variant["coverage"] == {"asked": 0, "inserted": 0, "ran": 0, "untold": 0}
     assert (variant["verdict"], variant["reasons"], variant["reused"]) == ("passed", [], True)
 
 
@@ -218,7 +218,7 @@ def test_init_for_a_hugging_face_folder_gives_a_recipe_that_builds(tmp_path: Pat
     assert done.stdout, done.stderr
     report = json.loads(done.stdout)
     coverage = {variant["name"]: variant["coverage"] for variant in report["variants"]}
-    assert coverage["int8"] == coverage["int8_weights"] == {"asked": 12, "inserted": 12, "ran": 12}
+    assert coverage["int8"] == coverage["int8_weights"] == {"asked": 12, "inserted": 12, "ran": 12, "untold": 0}
     assert done.returncode == 0, report
     kept = shell.json("inspect", "engines/bert/int8")["coverage"]["kept_high"]
     assert kept == {"pooler.dense": "no exported output depends on it"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +18,9 @@ from trtbuild.cli.options import (
 )
 from trtbuild.core.errors import GATE_FAILED_EXIT_CODE
 from trtbuild.core.report import BuildReport
+
+if TYPE_CHECKING:
+    from trtbuild.pipeline.halfway import Until
 
 jobs_option = click.option(
     "--jobs", "-j", type=click.IntRange(min=0), default=0, help="Steps at the same time; 0 decides."
@@ -53,6 +57,12 @@ write_option = click.option("--write", is_flag=True, help="With --repair: write 
 @jobs_option
 @timeout_option
 @force_option
+@click.option(
+    "--until",
+    type=click.Choice(["export", "calibrate", "insert", "build"]),
+    default=None,
+    help="Stop behind these stages: `trtbuild cache export` carries what was done to a machine that goes on.",
+)
 @repair_option
 @write_option
 @store_option
@@ -67,6 +77,7 @@ def build(
     jobs: int,
     timeout_s: float | None,
     force: bool,
+    until: Until | None,
     repair: bool,
     write: bool,
     store: Path,
@@ -83,6 +94,20 @@ def build(
     """
     if write and not repair:
         raise click.UsageError("--write belongs to --repair")
+    if until is not None:
+        if repair:
+            raise click.UsageError("--repair needs verdicts, and --until stops before them")
+        return _prepared(
+            recipe,
+            sets,
+            variants,
+            store,
+            (jobs, timeout_s, force),
+            until,
+            as_json=as_json,
+            quiet=quiet,
+            verbose=verbose,
+        )
     if repair:
         report = _repaired(
             recipe, sets, variants, store, output, (jobs, timeout_s, force), write=write, quiet=quiet, verbose=verbose
@@ -147,6 +172,46 @@ def _built(
             listener=progress,
             limits=Limits(jobs=jobs, timeout_s=timeout_s, force=force),
         )
+
+
+def _prepared(
+    recipe: Path,
+    sets: tuple[str, ...],
+    variants: tuple[str, ...],
+    store: Path,
+    limits: tuple[int, float | None, bool],
+    until: Until,
+    *,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> int:
+    from trtbuild.pipeline.build import prepare
+    from trtbuild.pipeline.run import Limits
+    from trtbuild.reports.live import Progress
+
+    jobs, timeout_s, force = limits
+    with Progress(quiet=quiet, verbose=verbose) as progress:
+        report = prepare(
+            recipe,
+            until=until,
+            sets=sets,
+            variants=variants,
+            store=store,
+            listener=progress,
+            limits=Limits(jobs=jobs, timeout_s=timeout_s, force=force),
+        )
+    if as_json:
+        click.echo(report.model_dump_json(indent=2))
+    else:
+        click.echo(
+            f"{report.recipe} is done until {report.until}, for {report.backend} ({report.backend_because}): "
+            f"{report.steps_run} steps ran, {report.steps_reused} reused, {report.elapsed_s:.1f} s"
+        )
+        click.echo(
+            f"to go on elsewhere: trtbuild cache export FILE --recipe {recipe}, with the same --set and --variant"
+        )
+    return 0
 
 
 def _repaired(

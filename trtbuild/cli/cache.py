@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from trtbuild.cli.options import json_option, store_option
+from trtbuild.cli.options import json_option, sets_option, store_option, variants_option
 from trtbuild.core.errors import StoreError
+
+if TYPE_CHECKING:
+    from trtbuild.pipeline.carried import Carried
+    from trtbuild.pipeline.halfway import Until
 
 
 @click.group()
 def cache() -> None:
-    """List, count, verify and clean what was built before."""
+    """List, count, verify, clean and carry what was built before."""
 
 
 @cache.command("ls")
@@ -92,7 +97,7 @@ def verify(store: Path, as_json: bool) -> None:
 @store_option
 @json_option
 def gc(keep_days: float | None, max_size: str | None, store: Path, as_json: bool) -> None:
-    """Remove old steps, and every artifact that no step refers to."""
+    """Remove old steps, and every artifact that no step refers to. Running builds keep what they use."""
     from trtbuild.pipeline.store import Store
     from trtbuild.pipeline.upkeep import collect
     from trtbuild.reports.console import size
@@ -103,7 +108,60 @@ def gc(keep_days: float | None, max_size: str | None, store: Path, as_json: bool
     else:
         click.echo(
             f"forgot {found.actions} steps, removed {found.artifacts} artifacts, freed {size(found.freed_bytes)}"
+            + (f"; running builds use {found.in_use} more" if found.in_use else "")
         )
+
+
+@cache.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--recipe", type=click.Path(path_type=Path), required=True, help="Whose finished steps to take along.")
+@variants_option
+@sets_option
+@click.option(
+    "--until",
+    type=click.Choice(["export", "calibrate", "insert"]),
+    default="insert",
+    show_default=True,
+    help="How far to take them.",
+)
+@store_option
+@json_option
+def export(
+    file: Path,
+    recipe: Path,
+    variants: tuple[str, ...],
+    sets: tuple[str, ...],
+    until: Until,
+    store: Path,
+    as_json: bool,
+) -> None:
+    """Write the finished steps of a recipe into FILE, for a machine that goes on from them."""
+    from trtbuild.pipeline.carried import export as write
+
+    _carried(write(recipe, file, sets=sets, variants=variants, until=until, store=store), "written to", as_json)
+
+
+@cache.command("import")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
+@store_option
+@json_option
+def take_in(file: Path, store: Path, as_json: bool) -> None:
+    """Take in the finished steps of FILE, which `trtbuild cache export` wrote elsewhere; every digest is checked."""
+    from trtbuild.pipeline.carried import take_in as read
+
+    _carried(read(file, store=store), "taken in from", as_json)
+
+
+def _carried(carried: Carried, done: str, as_json: bool) -> None:
+    from trtbuild.reports.console import size
+
+    if as_json:
+        click.echo(carried.model_dump_json(indent=2))
+        return
+    click.echo(
+        f"{len(carried.steps)} steps of {carried.recipe} with {carried.artifacts} artifacts, "
+        f"{size(carried.size_bytes)}, {done} {carried.file}"
+    )
 
 
 def _bytes(text: str) -> int:

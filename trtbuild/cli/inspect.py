@@ -27,6 +27,8 @@ def inspect(engine: Path, layers: bool, as_json: bool) -> None:
 
     verdict = manifest["verdict"]
     click.echo(f"{manifest['recipe']}/{manifest['variant']}, built by {manifest['backend']}, {verdict['outcome']}")
+    if manifest.get("approximates"):
+        click.echo(f"  approximates {manifest['approximates']}")
     for reason in verdict["reasons"]:
         click.echo(f"  {reason}")
     for name, facts in manifest["files"].items():
@@ -40,18 +42,21 @@ def inspect(engine: Path, layers: bool, as_json: bool) -> None:
         click.echo(f"  step {name}: {step['elapsed_s']:.1f} s, {step['ingredients']['stage']}")
 
 
-def _coverage(coverage: dict[str, Any], every_layer: bool) -> None:
-    asked = coverage["layers"]
-    if not asked:
+def _coverage(found: dict[str, Any], every_layer: bool) -> None:
+    from trtbuild.core.results import Coverage
+
+    coverage = Coverage.model_validate(found)
+    if not coverage.asked:
         return
-    inserted = sum(layer["inserted"] for layer in asked)
-    ran = sum(bool(layer["ran"]) and not layer["reason"] for layer in asked)
-    click.echo(f"  coverage: {len(asked)} asked, {inserted} in the graph, {ran} run quantized")
-    left = coverage["smoothing_left"]
-    click.echo(f"  smoothing: {coverage['smoothing_folded']} folded, {len(left)} left as a Mul")
-    for layer in asked:
-        if every_layer or layer["reason"]:
-            click.echo(f"    {layer['module']}: {layer['format']}, runs in {layer['ran'] or '?'} {layer['reason']}")
-    for module, reason in coverage["kept_high"].items():
-        if every_layer:
-            click.echo(f"    {module}: kept high, {reason}")
+    untold = f", {coverage.untold} untold" if coverage.untold else ""
+    click.echo(
+        f"  coverage: {coverage.asked} asked, {coverage.inserted} in the graph, {coverage.ran} run quantized{untold}"
+    )
+    left = coverage.smoothing_left
+    click.echo(f"  smoothing: {coverage.smoothing_folded} folded, {len(left)} left as a Mul")
+    for layer in coverage.layers:
+        if every_layer or layer.reason:
+            reason = f": {layer.reason}" if layer.reason else ""
+            click.echo(f"    {layer.module}: {layer.format}, runs in {layer.ran or '?'}{reason}")
+    for module, reason in (coverage.kept_high if every_layer else coverage.kept_by_default).items():
+        click.echo(f"    {module}: left in high precision; {reason}")

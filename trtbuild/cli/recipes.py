@@ -33,14 +33,21 @@ def init(model: Path, output: Path | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path("recipes"))
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False), required=False)
 @json_option
-def recipes(folder: Path, as_json: bool) -> None:
-    """List the recipes below FOLDER (default: recipes), with what each builds."""
+def recipes(folder: Path | None, as_json: bool) -> None:
+    """List the recipes below FOLDER, with what each builds.
+
+    FOLDER is by default `recipes`, and where there is none, that of the recipes which come with trtbuild. Those can be
+    built from anywhere by their bare name: trtbuild build minilm
+    """
     from trtbuild.core.errors import RecipeError
     from trtbuild.recipe.expand import variants
     from trtbuild.recipe.load import load
+    from trtbuild.recipe.shipped import shipped_folder
 
+    beside = Path("recipes")
+    folder = folder or (beside if beside.is_dir() else shipped_folder()) or beside
     found = []
     for file in sorted(folder.rglob("recipe.yaml")):
         try:

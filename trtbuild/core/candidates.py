@@ -34,7 +34,7 @@ def mixed(plans: Mapping[str, Plan], chosen: Mapping[str, str], reasons: Mapping
         for module, reason in plan.kept_high.items():
             left.setdefault(module, reason)
         for module in plan.modules:
-            left.setdefault(module, "no format was chosen")
+            left.setdefault(module, "auto: no format was chosen")
     return Plan(
         modules=modules,
         kept_high={module: reasons.get(module, reason) for module, reason in left.items() if module not in modules},

@@ -2,6 +2,7 @@
 
                     TensorRT 11     TensorRT 10           TensorRT 8.6              ONNX Runtime
 precision from      the graph       the graph             builder flags and Q/DQ    the graph
+around quantized    FP16            FP16                  FP16, by a flag           FP32
 weights             codes, then DQ  codes, then DQ        floats, then Q and DQ     codes, then DQ
 newest opset        25              what its parser has   18                        21 and later
 cache plugin        yes             from 10.9             no                        a function body
@@ -27,6 +28,8 @@ class Dialect(Value):
     QuantizeLinear and a DequantizeLinear."""
     typing: Literal["graph", "builder_flags"] = "graph"
     """Where precision comes from: the graph's own types alone, or flags that let the builder choose."""
+    around_quantized: Literal["fp32", "fp16"] = "fp16"
+    """What `precision: auto` means around quantized layers: the integer kernels of CPUs take FP32."""
     network_flags: tuple[str, ...] = ()
     """TensorRT's network creation flags, by name; their numbers changed between versions."""
     int64: bool = True
@@ -42,6 +45,7 @@ _STRONGLY_TYPED: tuple[Format, ...] = (*_INTEGER, "w8a16", "fp8", "fp8_pc_pt", "
 
 ONNX_RUNTIME = Dialect(
     name="ONNX Runtime",
+    around_quantized="fp32",
     formats=(*_STRONGLY_TYPED, "fp8_block128", "w4a8_awq"),
 )
 TENSORRT_8 = Dialect(
@@ -67,6 +71,12 @@ TENSORRT = TENSORRT_11
 """What a TensorRT without a version is taken for."""
 
 _BY_MAJOR = {8: TENSORRT_8, 10: TENSORRT_10, 11: TENSORRT_11}
+
+
+def implied_backend(target: str | None) -> str | None:
+    """The backend that a version alone tells: TensorRT counts from 8, ONNX Runtime has not left 1."""
+    major = re.match(r"\d+", target or "")
+    return None if major is None else "tensorrt" if int(major[0]) >= min(_BY_MAJOR) else "onnxruntime"
 
 
 def dialect_of(backend: str, version: str | None = None) -> Dialect:

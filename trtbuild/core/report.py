@@ -24,6 +24,8 @@ class CoverageSummary(Result):
     asked: int
     inserted: int
     ran: int
+    untold: int = 0
+    """Of how many the engine does not tell in what precision they run: they count neither as run nor as missed."""
 
 
 class VariantReport(Result):
@@ -40,11 +42,17 @@ class VariantReport(Result):
     accuracy_vs_reference: dict[str, float]
     """Agreement of the outputs with the reference engine's."""
     coverage: CoverageSummary
+    kept_high: dict[str, str] = {}
+    """Modules that stay in high precision although the recipe does not say so, each with the reason."""
+    approximates: str = ""
+    """Where the recipe names a mode that can only be approximated: its name, and what differs."""
     verdict: Literal["passed", "failed"]
     failed: list[Gate] = []
     """The gates that it failed."""
     reasons: list[str]
     """Why it failed; empty where it passed."""
+    remarks: list[str] = []
+    """What a gate let pass without proof."""
     reused: bool
     """Whether nothing of it had to run."""
 
@@ -132,6 +140,21 @@ def recommend(variants: list[VariantReport], margin: float = 0.05) -> tuple[str 
     return fastest.name, "the fastest that passed"
 
 
+class PrepareReport(Result):
+    """A build that stopped on purpose, for another machine to go on."""
+
+    recipe: str
+    until: str
+    """The stage behind which it stopped."""
+    variants: list[str]
+    backend: str
+    """Who is to build."""
+    backend_because: str
+    elapsed_s: float
+    steps_run: int
+    steps_reused: int
+
+
 class PlannedStep(Result):
     """One step of a plan, and what a build would do with it."""
 
@@ -155,6 +178,8 @@ class PlanReport(Result):
     backend_because: str
     reference: str
     variants: list[str]
+    approximates: dict[str, str] = {}
+    """By variant, the mode that the recipe names and that can only be approximated, and what differs."""
     steps: list[PlannedStep]
 
 

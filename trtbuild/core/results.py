@@ -6,6 +6,12 @@ from typing import Literal
 
 from trtbuild.core.values import Result
 
+ASKED_HIGH = ("excluded by", "overrides:", "auto:")
+"""How the reasons begin of modules that the recipe itself leaves in high precision, by name or through `auto`."""
+
+UNTOLD = "a fused region whose precision TensorRT does not tell"
+"""What an engine says of layers whose precision nobody can know, as of those that Myelin took as a whole (8.6)."""
+
 
 class LayerCoverage(Result):
     """One module that quantization asked for, and how far it got."""
@@ -21,6 +27,11 @@ class LayerCoverage(Result):
     reason: str = ""
     """Why it was not inserted, or does not run quantized."""
 
+    @property
+    def is_untold(self) -> bool:
+        """Whether it carries Q/DQ and the engine does not tell what became of it: neither run nor missed."""
+        return UNTOLD in self.ran and not self.reason
+
 
 class Coverage(Result):
     """Asked, inserted, ran: the coverage contract of one variant."""
@@ -35,6 +46,11 @@ class Coverage(Result):
     """Modules that quantization left alone, each with the reason."""
 
     @property
+    def kept_by_default(self) -> dict[str, str]:
+        """Those of them that the recipe did not leave alone itself."""
+        return {module: reason for module, reason in self.kept_high.items() if not reason.startswith(ASKED_HIGH)}
+
+    @property
     def asked(self) -> int:
         """Modules asked for."""
         return len(self.layers)
@@ -47,7 +63,12 @@ class Coverage(Result):
     @property
     def ran(self) -> int:
         """Modules that the engine runs with quantized weights."""
-        return sum(bool(layer.ran) and not layer.reason for layer in self.layers)
+        return sum(bool(layer.ran) and not layer.reason and not layer.is_untold for layer in self.layers)
+
+    @property
+    def untold(self) -> int:
+        """Modules of which the engine does not tell whether they run quantized."""
+        return sum(layer.is_untold for layer in self.layers)
 
 
 class OperandRanges(Result):
@@ -128,6 +149,8 @@ class Verdict(Result):
     """The gates that failed."""
     reasons: list[str] = []
     """Each gate that failed, in words, with the number found and the number wanted."""
+    remarks: list[str] = []
+    """What a gate let pass without proof."""
     accuracy: dict[str, float] = {}
     """Every accuracy metric by name."""
     speedup: float

@@ -9,9 +9,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from trtbuild.core.artifacts import Engine, OnnxModel, QuantizationPlan
+from trtbuild.core.errors import ModelError
 from trtbuild.core.results import Comparison
 from trtbuild.core.sensitivity import Sensitivity
 from trtbuild.core.sources import ModelSource
@@ -113,6 +115,23 @@ class Session(ABC):
     @abstractmethod
     def infer(self, inputs: Tensors) -> Tensors:
         """Outputs by name for one set of inputs."""
+
+    def time(self, inputs: Tensors, runs: int, warm_up: int, *, cuda_graph: bool = False) -> list[float]:
+        """Milliseconds of each of `runs` calls after `warm_up` untimed ones: by the clock on the wall, copies included,
+        where a backend has nothing more exact.
+
+        `cuda_graph` launches each call as one recorded CUDA graph: raises ModelError where the backend has none.
+        """
+        if cuda_graph:
+            raise ModelError(f"{type(self).__name__} launches no CUDA graphs", hint="set measure.cuda_graph to false")
+        for _ in range(warm_up):
+            self.infer(inputs)
+        times = []
+        for _ in range(runs):
+            began = perf_counter()
+            self.infer(inputs)
+            times.append(1e3 * (perf_counter() - began))
+        return times
 
     @abstractmethod
     def close(self) -> None:

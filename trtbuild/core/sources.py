@@ -42,6 +42,11 @@ class HuggingFaceSource(Value):
         """The files that decide what is loaded: every regular file of the folder, top level."""
         return sorted(entry for entry in self.folder.iterdir() if entry.is_file()) if self.folder.is_dir() else []
 
+    @property
+    def is_here(self) -> bool:
+        """Whether this machine has it; where not, only steps that another machine did can follow from it."""
+        return self.folder.is_dir()
+
 
 class OnnxSource(Value):
     """An ONNX file and the external data it names."""
@@ -54,6 +59,11 @@ class OnnxSource(Value):
     def files(self) -> list[Path]:
         """The model itself; the external data it names is found when it is read."""
         return [self.file]
+
+    @property
+    def is_here(self) -> bool:
+        """Whether this machine has it; where not, only steps that another machine did can follow from it."""
+        return self.file.is_file()
 
 
 ModelSource = PythonSource | HuggingFaceSource | OnnxSource

@@ -1,4 +1,4 @@
-"""Sample generators for data that lies in files: text, recorded sound, tensors.
+"""Sample generators for data that lies in files: text, pictures, recorded sound, tensors.
 
 A recipe names one as its `data.generator` and its files under `data.files`; docs/data.md has a recipe for each. What
 goes into which split, and in which order, follows from the content of the samples (`selection.py`), never from the

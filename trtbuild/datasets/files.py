@@ -38,8 +38,12 @@ def library(module: str, purpose: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        package = module.partition(".")[0]
+        package = _PACKAGES.get(module.partition(".")[0], module.partition(".")[0])
         raise BackendMissing(
             f"{purpose} needs {package}, which this environment lacks",
             hint="install it: pip install 'trtbuild[datasets]'",
         ) from error
+
+
+_PACKAGES = {"PIL": "Pillow"}
+"""The package's name where it is not the module's."""

@@ -14,7 +14,7 @@ from trtbuild.core.quantization import ModuleQuantization, Plan
 from trtbuild.core.results import Coverage, LayerCoverage
 from trtbuild.graph import attention as attentions
 from trtbuild.graph import embeddings as tables
-from trtbuild.graph import initializers, quantize, selection, weights
+from trtbuild.graph import initializers, quantize, reading, selection, weights
 from trtbuild.graph import residual as additions
 from trtbuild.graph.attention import Attention
 from trtbuild.graph.convolution import convolution
@@ -40,6 +40,7 @@ def insert(
     residual: Literal["high", "int8"] = "high",
     ranges: Mapping[str, float] | None = None,
     dialect: Dialect = TENSORRT,
+    partial: bool = False,
 ) -> Coverage:
     """Quantize the plan's modules, in place, and say of each whether it was found.
 
@@ -47,16 +48,17 @@ def insert(
     QuantizeLinear for each type that its readers want, and each reader its own DequantizeLinear behind it. Attention
     products are quantized as `attention` says, and what skips the layers of residual additions as `residual` says, by
     `ranges`: greatest magnitudes by `<node name>:<input index>`, observed on the graph before smoothing. `exclude` and
-    `include` are patterns of `trtbuild.graph.selection`.
+    `include` are patterns of `trtbuild.graph.selection`; that of a `partial` plan, one that is tried out, may name what
+    the plan leaves alone.
 
     Raises ModelError where the graph is quantized already, its opset is too old, the target's dialect cannot say a
     format, a pattern matches nothing, or nothing would be left to quantize.
     """
     graph = model.graph
-    _check_unquantized(graph)
+    _check_unquantized(model)
     nodes = products(graph)
     found = _attentions(graph, plan, nodes)
-    kept = _kept_high(graph, plan, nodes, found, exclude, include)
+    kept = _kept_high(graph, plan, nodes, found, exclude, include, partial=partial)
     dead = _dead(plan, nodes)
     asked = {module: numbers for module, numbers in plan.modules.items() if module not in kept.keys() | dead.keys()}
     _check_formats(asked)
@@ -110,10 +112,10 @@ def insert(
     )
 
 
-def _check_unquantized(graph: ir.Graph) -> None:
-    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in graph.all_nodes()):
+def _check_unquantized(model: ir.Model) -> None:
+    if reading.is_quantized(model):
         raise ModelError(
-            "the graph is already quantized: it holds QuantizeLinear or DequantizeLinear nodes",
+            f"the graph is already quantized: {reading.describe(model)}",
             hint="start from the model in high precision",
         )
 
@@ -135,6 +137,8 @@ def _kept_high(
     found: list[Attention],
     exclude: Sequence[str],
     include: Sequence[str],
+    *,
+    partial: bool,
 ) -> dict[str, str]:
     known: dict[str, set[str]] = {
         module: set()
@@ -152,7 +156,8 @@ def _kept_high(
     for module, its in nodes.items():
         known[module].update(node.op_type for node in its)
     kept = selection.keep_high(known, graph, exclude=exclude, include=include)
-    selection.check_included(include, known, plan.kept_high)
+    if not partial:
+        selection.check_included(include, known, plan.kept_high)
     return kept
 
 

@@ -87,12 +87,20 @@ class Layer:
         return scaled, amax * _first(np.abs(self.factor), amax.ndim)
 
     def codes_fit(self) -> bool:
-        """Whether the plan's codes, if it has any, say about this weight and not another one."""
+        """Whether the plan's codes, if it has any, say about this weight and not another one.
+
+        A norm that an exporter folded in gives each row another length. Rounding that compensates, and training, move a
+        row in any direction but hardly along itself: by 7 % at most where GPTQ was tried in INT4, 0.3 % in INT8.
+        """
         if self.numbers.weight_codes is None:
             return True
         matrix, scale = self.smoothed(), self.weight_amax / np.float32(GREATEST[self.traits.weight])
         said = values_of(self.numbers.weight_codes, self.traits.weight) * self.expanded(scale)
-        return bool(np.linalg.norm(said - matrix) <= 0.5 * np.linalg.norm(matrix))
+        if np.linalg.norm(said - matrix) > 0.5 * np.linalg.norm(matrix):
+            return False
+        squares = np.square(matrix).sum(axis=1)
+        along = (said * matrix).sum(axis=1)[squares > 0] / squares[squares > 0]
+        return bool(np.mean(np.abs(along - 1) > 0.15) <= 0.05) if along.size else True
 
     def expanded(self, scale: Array) -> Array:
         """A scale [], [out] or [out, blocks], shaped to broadcast against the weight."""

@@ -22,6 +22,7 @@ from fnmatch import fnmatchcase
 import onnx_ir as ir
 
 from trtbuild.core.errors import ModelError
+from trtbuild.core.results import ASKED_HIGH
 from trtbuild.graph.linear import CONVOLUTIONS, MATRIX_PRODUCTS, products
 
 CLASS = "class:"
@@ -68,10 +69,13 @@ def keep_high(
 
 
 def check_included(include: Sequence[str], modules: Mapping[str, Collection[str]], planned: Mapping[str, str]) -> None:
-    """Raise ModelError where a pattern names only modules that calibration left alone; `planned` holds its reasons."""
+    """Raise ModelError where a pattern names only modules that calibration left alone; `planned` holds its reasons.
+
+    What `format: auto` or an override decided for high precision has numbers, and is no mistake of the pattern.
+    """
     for pattern in include:
         named = matched("include", pattern, modules)
-        if all(module in planned for module in named):
+        if all(module in planned and not planned[module].startswith(ASKED_HIGH) for module in named):
             raise ModelError(
                 f"include: calibration left {named[0]} alone, so there are no numbers for it: {planned[named[0]]}",
                 hint="only a module with a weight that ModelOpt quantizes can be included",

@@ -49,7 +49,7 @@ def advise(recipe: str | Path, goal: Goal, gpu: str, *, sets: Sequence[str] = ()
     `gpu` is a GPU's name or SM, built for with TensorRT, or `cpu`, built for with ONNX Runtime. Raises RecipeError for
     an unknown one, or a recipe that does not hold together.
     """
-    loaded = load(recipe, sets)
+    loaded = load(recipe, sets, None)
     machine = None if gpu.lower() == "cpu" else gpu_named(gpu)
     where = _target(machine, loaded.recipe.engine)
     source = model_source(loaded)

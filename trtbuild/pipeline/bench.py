@@ -33,14 +33,12 @@ def bench(folders: Sequence[Path], *, runs: int = 20, threads: int = 0) -> Bench
                 f"{folder} takes {manifest['inputs']}, {folders[0]} takes {inputs}: they cannot be compared"
             )
     feed = {name: np.ones(spec["shape"], dtype=spec["dtype"]) for name, spec in inputs.items()}
-    sessions = [
-        load_backend(manifest["backend"]).open(Engine(folder), threads)
-        for folder, manifest in zip(folders, manifests, strict=True)
-    ]
+    runners = [load_backend(manifest["backend"]) for manifest in manifests]
+    sessions = [runner.open(Engine(folder), threads) for runner, folder in zip(runners, folders, strict=True)]
     times = time_in_turns(sessions, feed, MeasureOptions(runs=runs, threads=threads))
     summaries = {str(folder): latency(spent) for folder, spent in zip(folders, times, strict=True)}
     return BenchReport(
-        device=machine.processor(),
+        device=", ".join(dict.fromkeys(runner.device for runner in runners)),
         threads=threads or machine.core_count(),
         shapes={name: spec["shape"] for name, spec in inputs.items()},
         engines={

@@ -9,18 +9,21 @@ from typing import TypeVar
 
 from trtbuild.core.events import Listener
 from trtbuild.core.machine import processor
-from trtbuild.core.report import BuildReport, CoverageSummary, LatencySummary, VariantReport, recommend
+from trtbuild.core.report import BuildReport, CoverageSummary, LatencySummary, PrepareReport, VariantReport, recommend
 from trtbuild.core.results import Comparison, Coverage, Measurement, Verdict
 from trtbuild.core.values import Result
 from trtbuild.pipeline.calibration_record import calibration_record
 from trtbuild.pipeline.compose import Composition, VariantSteps, compose
 from trtbuild.pipeline.explain import require_backends
 from trtbuild.pipeline.file_digests import FileDigests
+from trtbuild.pipeline.halfway import Until
 from trtbuild.pipeline.job import RESULT_FILE
 from trtbuild.pipeline.plan import Ref
 from trtbuild.pipeline.release import main_file, release
 from trtbuild.pipeline.run import Finished, Limits, walk
 from trtbuild.pipeline.store import Store, write_atomically
+from trtbuild.recipe import expand
+from trtbuild.recipe.expand import Variant
 from trtbuild.recipe.load import load
 
 R = TypeVar("R", bound=Result)
@@ -41,14 +44,20 @@ def build(
     Raises any TrtbuildError. A variant that fails its gates is no error: the report says so.
     """
     began = time.perf_counter()
-    loaded = load(recipe, sets)
-    composition = compose(loaded, variants)
+    loaded = load(recipe, sets, variants)
     opened = Store(store)
+    composition = compose(loaded, variants, elsewhere=opened.has_imported)
+    resolved = expand.variants(loaded.recipe)
     opened.sweep()
     files = FileDigests(store / "digests.sqlite")
     require_backends(composition.plan, opened, files)
-    done = walk(composition.plan, opened, files, listener or Listener(), limits or Limits())
-    reports = [_variant(name, steps, composition, opened, done, output) for name, steps in composition.variants.items()]
+    with opened.leased():
+        done = walk(composition.plan, opened, files, listener or Listener(), limits or Limits())
+        reports = [
+            _variant(resolved[name], steps, composition, opened, done, output)
+            for name, steps in composition.variants.items()
+        ]
+        measured = [_read(opened, done, steps.measurement, Measurement) for steps in composition.variants.values()]
     best, because = recommend(reports)
     report = BuildReport(
         recipe=loaded.recipe.recipe,
@@ -58,7 +67,7 @@ def build(
         reference=composition.reference,
         backend=composition.backend,
         backend_because=composition.backend_because,
-        device=processor(),
+        device=next((each.device for each in measured if each.device), processor()),
         elapsed_s=round(time.perf_counter() - began, 3),
         steps_run=len(done.ran),
         steps_reused=len(done.actions) - len(done.ran),
@@ -68,13 +77,48 @@ def build(
     return report
 
 
+def prepare(
+    recipe: str | Path,
+    *,
+    until: Until,
+    sets: Sequence[str] = (),
+    variants: Sequence[str] = (),
+    store: Path,
+    listener: Listener | None = None,
+    limits: Limits | None = None,
+) -> PrepareReport:
+    """Do the steps of a recipe that lead to a stage, and leave the rest to another machine.
+
+    Raises any TrtbuildError.
+    """
+    began = time.perf_counter()
+    loaded = load(recipe, sets, variants)
+    opened = Store(store)
+    composition = compose(loaded, variants, until=until, elsewhere=opened.has_imported)
+    opened.sweep()
+    files = FileDigests(store / "digests.sqlite")
+    require_backends(composition.plan, opened, files)
+    with opened.leased():
+        done = walk(composition.plan, opened, files, listener or Listener(), limits or Limits())
+    return PrepareReport(
+        recipe=loaded.recipe.recipe,
+        until=until,
+        variants=list(composition.variants),
+        backend=composition.backend,
+        backend_because=composition.backend_because,
+        elapsed_s=round(time.perf_counter() - began, 3),
+        steps_run=len(done.ran),
+        steps_reused=len(done.actions) - len(done.ran),
+    )
+
+
 def write_report(report: BuildReport, output: Path) -> None:
     """Keep the report beside the engines."""
     write_atomically(output / report.recipe / "report.json", report.model_dump_json(indent=1) + "\n")
 
 
 def _variant(
-    name: str, steps: VariantSteps, composition: Composition, store: Store, done: Finished, output: Path | None
+    variant: Variant, steps: VariantSteps, composition: Composition, store: Store, done: Finished, output: Path | None
 ) -> VariantReport:
     comparison = _read(store, done, steps.comparison, Comparison)
     coverage = _read(store, done, steps.coverage, Coverage)
@@ -85,13 +129,14 @@ def _variant(
     if output:
         engine = release(
             store,
-            output / composition.plan.recipe / name,
+            output / composition.plan.recipe / variant.name,
             engine_digest,
             {step: done.actions[step] for step in composition.plan.steps if step in behind},
             {
                 "recipe": composition.plan.recipe,
-                "variant": name,
+                "variant": variant.name,
                 "reference": composition.reference,
+                "approximates": variant.approximates,
                 "backend": composition.backend,
                 "inputs": {
                     tensor: {"shape": measurement.shapes[tensor], "dtype": spec.dtype}
@@ -107,7 +152,7 @@ def _variant(
     else:
         engine = main_file(store.folder_of(engine_digest))
     return VariantReport(
-        name=name,
+        name=variant.name,
         engine=str(engine),
         size_bytes=measurement.engine_bytes,
         latency_ms=LatencySummary(
@@ -120,10 +165,15 @@ def _variant(
             for output_name, agreement in comparison.against_reference.items()
             for metric, value in agreement.model_dump().items()
         },
-        coverage=CoverageSummary(asked=coverage.asked, inserted=coverage.inserted, ran=coverage.ran),
+        coverage=CoverageSummary(
+            asked=coverage.asked, inserted=coverage.inserted, ran=coverage.ran, untold=coverage.untold
+        ),
+        kept_high=coverage.kept_by_default,
+        approximates=variant.approximates,
         verdict=verdict.outcome,
         failed=verdict.failed,
         reasons=verdict.reasons,
+        remarks=verdict.remarks,
         reused=not behind & done.ran,
     )
 

@@ -11,17 +11,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trtbuild.core import machine
-from trtbuild.core.dialects import ONNX_RUNTIME, Dialect
-from trtbuild.core.errors import BackendMissing, RecipeError
+from trtbuild.core.dialects import Dialect
+from trtbuild.core.errors import Problem, RecipeError
 from trtbuild.core.tensors import Shapes
+from trtbuild.pipeline.backend_choice import Choice, choose_backend
+from trtbuild.pipeline.halfway import Until, behind, builds_in
 from trtbuild.pipeline.plan import Plan, Ref
 from trtbuild.pipeline.quantization_steps import QuantizationSteps
 from trtbuild.pipeline.shared_steps import Precision, SharedSteps
+from trtbuild.recipe.checks import check_legality
 from trtbuild.recipe.expand import Variant, reference, variants
 from trtbuild.recipe.fields import nearest
 from trtbuild.recipe.load import LoadedRecipe
-from trtbuild.stages.build import build
+from trtbuild.recipe.sources import build_options
+from trtbuild.stages.build import BuildOptions, build
 from trtbuild.stages.insert import insert
 from trtbuild.stages.judge import judge
 from trtbuild.stages.measure import measure
@@ -51,10 +54,16 @@ class Composition:
     backend_because: str
 
 
-def compose(loaded: LoadedRecipe, only: Sequence[str] = ()) -> Composition:
+def compose(
+    loaded: LoadedRecipe, only: Sequence[str] = (), *, until: Until | None = None, elsewhere: bool = False
+) -> Composition:
     """Turn a recipe into steps, for all variants or for `only` some of them. The reference's engine is always built.
 
-    Raises RecipeError where a variant is unknown, BackendMissing where the backend asked for is not there.
+    With `until` the plan holds no step behind those stages, and a backend that builds need not be here. `elsewhere`
+    allows that the model itself is not: other machines' steps follow from it then.
+
+    Raises RecipeError where a variant is unknown, or the backend cannot run it; BackendMissing where the backend asked
+    for is not there.
     """
     recipe = loaded.recipe
     known = variants(recipe)
@@ -63,49 +72,53 @@ def compose(loaded: LoadedRecipe, only: Sequence[str] = ()) -> Composition:
         if name not in known:
             raise RecipeError(f"the recipe has no variant {name!r}", hint=nearest(name, known))
     chosen = {name: variant for name, variant in known.items() if not only or name in only or name == measure_of}
-    backend, because = choose_backend(recipe.engine.backend, recipe.engine.target)
-    shared = SharedSteps(loaded)
-    composer = _VariantComposer(shared, backend, ONNX_RUNTIME)
+    builds = until is None or builds_in(until)
+    choice = choose_backend(recipe.engine.backend, recipe.engine.target, builds=builds)
+    backend, dialect = choice.backend, choice.dialect
+    _check_legality(loaded, [*chosen.values()], choice)
+    if backend != "tensorrt" and (graphs := [name for name, variant in chosen.items() if variant.measure.cuda_graph]):
+        raise RecipeError(
+            f"variant {graphs[0]}: {dialect.name} launches no CUDA graphs ({choice.because})",
+            hint="set measure.cuda_graph to false, or build with TensorRT",
+        )
+    shared = SharedSteps(loaded, elsewhere=elsewhere)
+    composer = _VariantComposer(shared, loaded, backend, dialect)
     engines = {name: composer.engine(name, variant) for name, variant in chosen.items()}
     steps = {
         name: composer.judged(name, chosen[name], engine, coverage, engines[measure_of][0])
         for name, (engine, coverage) in engines.items()
         if not only or name in only
     }
-    return Composition(shared.plan, steps, measure_of, recipe.shapes, backend, because)
+    plan = shared.plan if until is None else shared.plan.without(behind(until))
+    return Composition(plan, steps, measure_of, recipe.shapes, backend, choice.because)
 
 
-def choose_backend(asked: str, target: str | None) -> tuple[str, str]:
-    """The backend that builds, and why. Raises BackendMissing where the one asked for is not there."""
-    if asked == "tensorrt":
-        raise BackendMissing(
-            "this version of trtbuild builds with onnxruntime only; its TensorRT backend is not written yet",
-            hint="set engine.backend to onnxruntime or auto",
+def _check_legality(loaded: LoadedRecipe, chosen: Sequence[Variant], choice: Choice) -> None:
+    """Raise RecipeError with everything that the TensorRT found here cannot run; the recipe may not have named it."""
+    if choice.backend != "tensorrt":
+        return
+    found = [
+        finding
+        for variant in chosen
+        if variant.quantize is not None
+        for finding in check_legality(variant, variant.quantize, choice.backend, choice.version, choice.sm)
+    ]
+    if found:
+        raise RecipeError(
+            [Problem(str(loaded.place(*finding.path)), finding.message, finding.hint) for finding in found]
         )
-    version = machine.package_version("onnxruntime")
-    if version is None:
-        raise BackendMissing("onnxruntime is not installed", hint="install it: pip install onnxruntime")
-    if target and not f"{version}.".startswith(f"{target}."):
-        raise BackendMissing(
-            f"the recipe targets onnxruntime {target}, this environment has {version}",
-            hint=f"install it: pip install 'onnxruntime~={target}', or change engine.target",
-        )
-    return (
-        "onnxruntime",
-        "the recipe asks for it" if asked == "onnxruntime" else "auto: the only backend this version builds with",
-    )
 
 
 class _VariantComposer:
     """Adds the steps of one variant after another."""
 
-    def __init__(self, shared: SharedSteps, backend: str, dialect: Dialect) -> None:
-        self._shared, self._backend, self._dialect = shared, backend, dialect
+    def __init__(self, shared: SharedSteps, loaded: LoadedRecipe, backend: str, dialect: Dialect) -> None:
+        self._shared, self._loaded, self._backend, self._dialect = shared, loaded, backend, dialect
         self._quantization = QuantizationSteps(shared, dialect)
 
     def engine(self, name: str, variant: Variant) -> tuple[Ref, Ref]:
         """The steps that end in a variant's engine: the engine, and its coverage."""
-        model = self._shared.model(precision_of(variant), variant.keep_fp32)
+        model = self._shared.model(graph_precision(variant, self._dialect), variant.keep_fp32)
         coverage = None
         if variant.quantize is not None:
             inserted = self._shared.plan.add(
@@ -124,10 +137,17 @@ class _VariantComposer:
             model=model,
             coverage=coverage,
             shapes=self._shared.recipe.shapes,
-            options=variant.engine.build,
+            options=self._options(variant),
             compiler=self._backend,
         )
         return built["engine"], built["coverage"]
+
+    def _options(self, variant: Variant) -> BuildOptions:
+        """What the backend reads of the variant's engine options."""
+        options = build_options(self._loaded, variant.engine, variant.spelled).read_by(self._backend)
+        if self._dialect.typing == "builder_flags" and options.fp16 is None:
+            options = options.model_copy(update={"fp16": precision_of(variant, self._dialect) == "fp16"})
+        return options
 
     def judged(self, name: str, variant: Variant, engine: Ref, coverage: Ref, reference: Ref) -> VariantSteps:
         """The steps that end in a variant's verdict."""
@@ -163,8 +183,24 @@ class _VariantComposer:
         return VariantSteps(engine, coverage, compared["comparison"], measured["measurement"], judged["verdict"])
 
 
-def precision_of(variant: Variant) -> Precision:
-    """`auto`: 16 bits, but FP32 around quantized layers on a CPU, whose integer kernels take FP32."""
-    if variant.precision != "auto":
-        return variant.precision
-    return "fp32" if variant.quantize is not None else "fp16"
+def precision_of(variant: Variant, dialect: Dialect) -> Precision:
+    """The precision of what is not quantized. Raises RecipeError where the target has none of that name."""
+    precision = variant.precision
+    if precision == "bf16" and dialect.typing == "builder_flags":
+        raise RecipeError(
+            f"variant {variant.spelled}: {dialect.name} has no bfloat16", hint="set precision to fp16 or fp32"
+        )
+    if precision != "auto":
+        return precision
+    return "fp16" if variant.quantize is None else dialect.around_quantized
+
+
+def graph_precision(variant: Variant, dialect: Dialect) -> Precision:
+    """The precision of the graph that a variant starts from.
+
+    Where flags let the builder choose, it is FP32: a cast graph would only add nodes between the builder and its
+    choice. `keep_fp32` needs the cast one even there, for the types in it say which nodes are meant.
+    """
+    if dialect.typing == "builder_flags" and (variant.quantize is not None or not variant.keep_fp32):
+        return "fp32"
+    return precision_of(variant, dialect)

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from trtbuild.backends import BACKENDS
 from trtbuild.core import machine
+from trtbuild.core.errors import ModelError
 from trtbuild.core.sources import PythonSource
 from trtbuild.core.values import canonical_json, digest_of
 from trtbuild.pipeline.file_digests import FileDigests
@@ -86,10 +87,57 @@ def decide(
     key = digest_of(ingredients)
     if not force and (action := store.action(key)):
         return Reuse(key, action)
+    if not (force and can_run_here(step)) and (found := elsewhere(step, ingredients, store)):
+        return found
+    if absent_sources(step):
+        raise ModelError(
+            f"step {step.name}: the recipe's model is not on this machine, and no step that another one did fits",
+            hint="bring the model; or run there, with the same --set and --variant, `trtbuild build --until insert` "
+            "and `trtbuild cache export`, and take the file in with `trtbuild cache import`",
+        )
     last = store.last(recipe, step.name)
     if force and last and last.ingredients == ingredients:
         return Run(key, ingredients, (Change("--force", "", "asked for"),))
     return Run(key, ingredients, tuple(_changes(last.ingredients, ingredients)) if last else ())
+
+
+def elsewhere(step: Step, ingredients: Mapping[str, str], store: Store) -> Reuse | None:
+    """The newest action of another machine that did this step's work, where this machine cannot or was handed it.
+
+    A step that lacks packages here was done with whatever versions the other machine has; an imported one may have been
+    done under another Python, and from a model that is not here. All else must agree.
+    """
+    lacking, nowhere = absent_packages(step), absent_sources(step)
+    candidates = store.actions() if lacking and not nowhere else store.imported()
+    free = (("version.", "machine.") if lacking else ("machine.python",)) + tuple(f"{name}.file" for name in nowhere)
+
+    def fixed(every: Mapping[str, str]) -> dict[str, str]:
+        return {name: value for name, value in every.items() if not name.startswith(free)}
+
+    wanted = fixed(ingredients)
+    fitting = [(key, action) for key, action in candidates if fixed(action.ingredients) == wanted]
+    for key, action in sorted(fitting, key=lambda pair: -pair[1].finished_at):
+        if store.action(key) is not None:
+            lacks = ", ".join([*lacking, *["the model"][: len(nowhere)]])
+            there = f"this one lacks {lacks}" if lacks else f"under Python {action.ingredients.get('machine.python')}"
+            return Reuse(key, action, f"made on another machine: {there}")
+    return None
+
+
+def can_run_here(step: Step) -> bool:
+    """Whether this machine has the packages and the files that a step needs."""
+    return not absent_packages(step) and not absent_sources(step)
+
+
+def absent_packages(step: Step) -> list[str]:
+    """Packages that a step's backends need and this machine lacks."""
+    needed = dict.fromkeys(package for name in step.cast.values() for package in BACKENDS[name].packages)
+    return [package for package in needed if machine.package_version(package) is None]
+
+
+def absent_sources(step: Step) -> list[str]:
+    """The parameters of a step whose files are not on this machine."""
+    return [parameter for parameter, value in step.settings.items() if not getattr(value, "is_here", True)]
 
 
 def ingredients_of(step: Step, digests: Mapping[str, str], files: FileDigests) -> dict[str, str]:
@@ -112,6 +160,8 @@ def _setting(parameter: str, value: Any, files: FileDigests) -> dict[str, str]:
     found = dict(_flat(parameter, _without_places(value)))
     if isinstance(value, PythonSource) or isinstance(getattr(value, "python", None), PythonSource):
         found["machine.python"] = machine.FACTS["python"]()  # what it imports may differ: the standard library does
+    if not getattr(value, "is_here", True):
+        return found | {f"{parameter}.files": "not on this machine"}
     if (named := getattr(value, "files", None)) is not None:
         root = _root(value)
         contents = [

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from trtbuild.backends import BACKENDS
 from trtbuild.core import gpu, machine
+from trtbuild.core.errors import TrtbuildError
 from trtbuild.core.report import Capability, DoctorReport
+from trtbuild.pipeline.backend_choice import choose_backend
 
 _DOES = {
     "factory": "load models from Python functions",
@@ -32,7 +34,7 @@ def examine(store: Path) -> DoctorReport:
         cores=machine.core_count(),
         python=platform.python_version(),
         store=_store(store),
-        capabilities=[*(_backend(name) for name in BACKENDS), _both_onnxruntimes(), _gpu()],
+        capabilities=[*(_backend(name) for name in BACKENDS), _both_onnxruntimes(), _gpu(), _auto()],
     )
 
 
@@ -63,7 +65,23 @@ def _gpu() -> Capability:
     return Capability(
         name="an NVIDIA GPU",
         available=found is not None,
-        detail=str(found) if found else "no NVIDIA driver or no GPU: engines are built for the CPU",
+        detail=str(found)
+        if found
+        else "no NVIDIA driver or GPU: engines are built for the CPU; `trtbuild build --until insert` prepares others",
+    )
+
+
+def _auto() -> Capability:
+    """What `engine.backend: auto` takes here, and how it writes graphs for it."""
+    name = "build engines with `backend: auto`"
+    try:
+        choice = choose_backend("auto", None)
+        dialect = choice.dialect
+    except TrtbuildError as error:
+        return Capability(name=name, available=False, detail=f"{error.message}; {error.hint}")
+    weights = "codes" if dialect.weights == "codes" else "floats behind Q and DQ"
+    return Capability(
+        name=name, available=True, detail=f"{choice.because}; graphs as for {dialect.name}, weights as {weights}"
     )
 
 

@@ -12,19 +12,24 @@ from trtbuild.pipeline.file_digests import FileDigests
 from trtbuild.pipeline.job import require_backend
 from trtbuild.pipeline.plan import Plan, Step
 from trtbuild.pipeline.store import Action, Store
+from trtbuild.recipe import expand
 from trtbuild.recipe.load import load
 
 
 def explain(recipe: str | Path, *, sets: Sequence[str] = (), variants: Sequence[str] = (), store: Path) -> PlanReport:
     """Decide every step as far as that is known before running, by the same `decide` that `build` asks."""
-    composition = compose(load(recipe, sets), variants)
-    foreseen = foresee(composition.plan, Store(store), FileDigests(store / "digests.sqlite"))
+    loaded = load(recipe, sets, variants)
+    opened = Store(store)
+    composition = compose(loaded, variants, elsewhere=opened.has_imported)
+    resolved = expand.variants(loaded.recipe)
+    foreseen = foresee(composition.plan, opened, FileDigests(store / "digests.sqlite"))
     return PlanReport(
         recipe=composition.plan.recipe,
         backend=composition.backend,
         backend_because=composition.backend_because,
         reference=composition.reference,
         variants=list(composition.variants),
+        approximates={name: told for name in composition.variants if (told := resolved[name].approximates)},
         steps=[_planned(step, decision) for step, decision in foreseen],
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -87,6 +87,14 @@ class Plan:
                 needed.add(name)
                 waiting += [ref.step for ref in self.steps[name].inputs.values()]
         return needed
+
+    def without(self, stages: Collection[str]) -> Plan:
+        """The same plan without the steps of some stages. Nothing that stays may need one of them."""
+        kept = {name: step for name, step in self.steps.items() if step.stage.name not in stages}
+        missing = {ref.step for step in kept.values() for ref in step.inputs.values()} - kept.keys()
+        if missing:
+            raise TypeError(f"a plan without {', '.join(stages)} still needs {', '.join(sorted(missing))}")
+        return Plan(self.recipe, kept)
 
     def chain_lengths(self) -> dict[str, int]:
         """For each step, how many steps the longest chain has that begins with it."""

@@ -32,9 +32,8 @@ class QuantizationSteps:
         plans = [self._calibrated(quantize.calibrate(form)) for form in quantize.formats]
         plan = plans[0]
         if quantize.format == AUTO:
-            chosen, others = plans[: len(quantize.auto.formats)], plans[len(quantize.auto.formats) :]
-            plan, plans = self._searched(name, variant, quantize, chosen), others
-        if quantize.overrides:
+            plan = self._searched(name, variant, quantize, plans[: len(quantize.auto.formats)], plans)
+        elif quantize.overrides:
             options = MixOptions(overrides=quantize.overrides)
             plan = self._shared.plan.add(f"{name}/mix", mix, plan=plan, others=plans, options=options)[
                 "quantizationplan"
@@ -52,7 +51,9 @@ class QuantizationSteps:
             )["quantizationplan"]
         return plan
 
-    def _searched(self, name: str, variant: Variant, quantize: QuantizeOptions, plans: list[Ref]) -> Ref:
+    def _searched(
+        self, name: str, variant: Variant, quantize: QuantizeOptions, plans: list[Ref], others: list[Ref]
+    ) -> Ref:
         """The mixture that `format: auto` settles on."""
         auto, ranges = quantize.auto, self.ranges(quantize)
         scored = self.sensitivity(name, plans, auto.sensitivity)
@@ -61,6 +62,7 @@ class QuantizationSteps:
             search,
             model=self._shared.exported(),
             plans=plans,
+            others=others,
             sensitivity=scored,
             selection=self._shared.selection,
             metric=self._shared.metric,
@@ -71,6 +73,7 @@ class QuantizationSteps:
                 objective=auto.cheap,
                 evaluations=auto.evaluations,
                 rows=auto.samples,
+                overrides=quantize.overrides,
                 insert=quantize.insert,
             ),
             dialect=self._dialect,
@@ -104,9 +107,9 @@ class QuantizationSteps:
         return step["sensitivity"]
 
     def ranges(self, quantize: QuantizeOptions) -> Ref | None:
-        """What the attention's operands reach, where the attention is to be quantized."""
+        """What the operands of attention and of residual additions reach, where they are to be quantized."""
         follows = quantize.attention == "auto" and any(FORMATS[form].activation == "fp8" for form in quantize.formats)
-        if not follows and quantize.attention in ("auto", "high"):
+        if not follows and quantize.attention in ("auto", "high") and quantize.residual == "high":
             return None
         return self._shared.plan.add(
             "ranges",

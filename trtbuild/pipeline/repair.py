@@ -21,7 +21,7 @@ from trtbuild.pipeline.explain import require_backends
 from trtbuild.pipeline.file_digests import FileDigests
 from trtbuild.pipeline.job import RESULT_FILE
 from trtbuild.pipeline.repair_patch import PATCH_FILE, Decision, additions, as_sets, patched
-from trtbuild.pipeline.repair_steps import Search, accuracy_repair, bisection, in_fp16
+from trtbuild.pipeline.repair_steps import Search, accuracy_repair, bisection, dialect_for, in_fp16
 from trtbuild.pipeline.run import Finished, Limits, walk
 from trtbuild.pipeline.store import Store
 from trtbuild.recipe.expand import Variant
@@ -40,6 +40,8 @@ class _Case:
     variant: Variant
     """As the recipe has it."""
     first: VariantReport
+    in_fp16: bool
+    """Whether what it does not quantize runs in FP16."""
     keep_fp32: dict[str, str] = field(default_factory=dict)
     high: dict[str, str] = field(default_factory=dict)
     guilty: list[GuiltyNode] = field(default_factory=list)
@@ -91,13 +93,14 @@ def build_and_repair(
         walked.ran, walked.reused = walked.ran + report.steps_run, walked.reused + report.steps_reused
         return report
 
-    original = load(recipe, sets)
+    original = load(recipe, sets, variants)
     report = built([])
-    known = expanded(original.recipe)
+    known, dialect = expanded(original.recipe), dialect_for(original)
     for _ in range(ROUNDS):
         for failing in report.variants:
             if failing.verdict == "failed":
-                cases.setdefault(failing.name, _Case(known[failing.name], failing))
+                variant = known[failing.name]
+                cases.setdefault(failing.name, _Case(variant, failing, in_fp16(variant, dialect)))
         before = decided()
         for failing in report.variants:
             if failing.verdict == "failed" and not cases[failing.name].hopeless:
@@ -135,10 +138,11 @@ class _Walked:
         """Bring a search to its end."""
         store, files = Store(self.store), FileDigests(self.store / "digests.sqlite")
         require_backends(search.plan, store, files)
-        done: Finished = walk(search.plan, store, files, self.listener, self.limits)
-        self.ran, self.reused = self.ran + len(done.ran), self.reused + len(done.actions) - len(done.ran)
-        folder = store.folder_of(done.actions[search.result.step].outputs[search.result.output].digest)
-        return search.kind.model_validate_json((folder / RESULT_FILE).read_bytes())
+        with store.leased():
+            done: Finished = walk(search.plan, store, files, self.listener, self.limits)
+            self.ran, self.reused = self.ran + len(done.ran), self.reused + len(done.actions) - len(done.ran)
+            folder = store.folder_of(done.actions[search.result.step].outputs[search.result.output].digest)
+            return search.kind.model_validate_json((folder / RESULT_FILE).read_bytes())
 
 
 def _decide(
@@ -154,7 +158,7 @@ def _decide(
         case.hopeless = _CANNOT[failing.failed[0]]
         return
     broken = "finite" in failing.failed
-    if in_fp16(variant) and not case.bisected and (broken or variant.quantize is None):
+    if case.in_fp16 and not case.bisected and (broken or variant.quantize is None):
         case.bisected = True
         found: Bisection = walked.result(bisection(original, variant, failing.failed))
         case.guilty, case.evaluations = found.guilty, case.evaluations + found.casts
@@ -167,7 +171,7 @@ def _decide(
         return
     # What was pinned stays; the modules are chosen anew, from the whole plan and with more room.
     pins = additions(original, [Decision(variant, case.keep_fp32, {})])
-    loaded = load(original.file, [*sets, *as_sets(original, pins)])
+    loaded = load(original.file, [*sets, *as_sets(original, pins)], [variant.name])
     for margin in case.margins:
         cut: Repair = walked.result(accuracy_repair(loaded, expanded(loaded.recipe)[variant.name], margin))
         case.evaluations += cut.evaluations
@@ -192,7 +196,7 @@ _CANNOT = {
 
 
 def _not_pinned(case: _Case, *, broken: bool) -> str:
-    if not in_fp16(case.variant):
+    if not case.in_fp16:
         what = "holds NaN or infinity" if broken else "misses its accuracy"
         return f"nothing is quantized or in FP16, and it {what} all the same"
     if case.keep_fp32:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from trtbuild.core.dialects import ONNX_RUNTIME
+from trtbuild.core.dialects import Dialect
 from trtbuild.core.repairs import Bisection, Repair
 from trtbuild.core.results import Gate
+from trtbuild.pipeline.backend_choice import choose_backend
 from trtbuild.pipeline.compose import precision_of
 from trtbuild.pipeline.plan import Plan, Ref
 from trtbuild.pipeline.quantization_steps import QuantizationSteps
@@ -45,7 +46,8 @@ def accuracy_repair(loaded: LoadedRecipe, variant: Variant, margin: float) -> Se
     """The search for modules that cost too much accuracy, on samples that no gate is judged on."""
     assert variant.quantize is not None
     shared = SharedSteps(loaded)
-    quantization = QuantizationSteps(shared, ONNX_RUNTIME)
+    dialect = dialect_for(loaded)
+    quantization = QuantizationSteps(shared, dialect)
     plan = quantization.plan(variant.name, variant, variant.quantize)
     step = shared.plan.add(
         f"{variant.name}/repair",
@@ -57,12 +59,17 @@ def accuracy_repair(loaded: LoadedRecipe, variant: Variant, margin: float) -> Se
         metric=shared.metric,
         ranges=quantization.ranges(variant.quantize),
         options=RepairOptions(accuracy=variant.gates.accuracy, margin=margin, insert=variant.quantize.insert),
-        dialect=ONNX_RUNTIME,
+        dialect=dialect,
         interpreter="onnxruntime",
     )
     return Search(shared.plan, step["repair"], Repair)
 
 
-def in_fp16(variant: Variant) -> bool:
-    """Whether the variant's graph is lowered to FP16; BF16 has the range of FP32."""
-    return precision_of(variant) == "fp16"
+def in_fp16(variant: Variant, dialect: Dialect) -> bool:
+    """Whether what is not quantized runs in FP16; BF16 has the range of FP32."""
+    return precision_of(variant, dialect) == "fp16"
+
+
+def dialect_for(loaded: LoadedRecipe) -> Dialect:
+    """How graphs are written for the backend that builds the recipe."""
+    return choose_backend(loaded.recipe.engine.backend, loaded.recipe.engine.target).dialect

@@ -154,7 +154,10 @@ class _Walk:
 
     def _decide(self, step: Step, digests: dict[str, str]) -> Reuse | Run:
         with self._mutex:
-            return decide(step, digests, self._plan.recipe, self._store, self._files, force=self._limits.force)
+            while True:
+                decided = decide(step, digests, self._plan.recipe, self._store, self._files, force=self._limits.force)
+                if isinstance(decided, Run) or self._store.claim(decided.key):
+                    return decided  # else it was collected in between
 
     def _run(self, step: Step, decision: Run, inputs: dict[str, Path]) -> None:
         job = job_of(step, inputs, self._plan.recipe, decision.key)

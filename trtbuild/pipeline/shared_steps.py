@@ -19,10 +19,10 @@ Precision = Literal["fp32", "fp16", "bf16"]
 class SharedSteps:
     """Made when the first variant asks, and once."""
 
-    def __init__(self, loaded: LoadedRecipe) -> None:
+    def __init__(self, loaded: LoadedRecipe, *, elsewhere: bool = False) -> None:
         self.plan = Plan(loaded.recipe.recipe)
         self.recipe = loaded.recipe
-        found = sources(loaded)
+        found = sources(loaded, elsewhere=elsewhere)
         self.source, self.metric = found.model, found.metric
         self.loader = "huggingface" if isinstance(self.source, HuggingFaceSource) else "factory"
         self._samples = self.plan.add("sample", sample, source=found.samples, shapes=self.recipe.shapes)

@@ -3,7 +3,9 @@
     cas/ab/<digest>/     an artifact: a sealed, read-only folder, named by the digest of its listing
     ac/ab/<key>.json     an action: its stage, every named ingredient of its key, its outputs' digests
     last/<recipe>/<step> the key a step had when it last finished, for `explain`
+    imported/<key>       empty; says that another machine made the action (see `carried`)
     locks/ tmp/ jobs/    one lock an action; workspaces; job files and logs
+    leases/              what living builds use, which garbage collection leaves alone (see `leases`)
 
 The shape is Bazel's (remote-apis, ActionCache and ContentAddressableStorage), with a folder instead of a blob as the
 unit: readers need a model and its external data side by side, and onnx and ONNX Runtime refuse links for them.
@@ -22,7 +24,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from filelock import FileLock
 from trtbuild.core.errors import StoreError
 from trtbuild.core.values import Value, canonical_json
 from trtbuild.pipeline.file_digests import sha256_of
+from trtbuild.pipeline.leases import Leases
 
 FULL_DISK_HINT = "free some space, or run `trtbuild cache gc`; what was finished is kept"
 
@@ -85,8 +88,9 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         with explained(root):
-            for part in ("cas", "ac", "last", "locks", "tmp", "jobs"):
+            for part in ("cas", "ac", "last", "locks", "tmp", "jobs", "leases", "imported"):
                 (root / part).mkdir(parents=True, exist_ok=True)
+        self.leases = Leases(root / "leases")
 
     def folder_of(self, digest: str) -> Path:
         """Where the artifact with this digest lies, or would lie."""
@@ -99,6 +103,20 @@ class Store:
         except (OSError, ValueError):
             return None
         return action if all(self.folder_of(output.digest).is_dir() for output in action.outputs.values()) else None
+
+    def claim(self, key: str) -> Action | None:
+        """The action with this key, which stays until the build that this store was leased to ends (see `leased`)."""
+        with explained(self.root):
+            self.leases.note(key)
+        return self.action(key)
+
+    @contextmanager
+    def leased(self) -> Iterator[None]:
+        """Be a living build: nothing goes before the end that is claimed, put or committed inside."""
+        with ExitStack() as until_the_end:
+            with explained(self.root):
+                until_the_end.enter_context(self.leases.held())
+            yield
 
     def last(self, recipe: str, step: str) -> Action | None:
         """What a step of a recipe gave when it last finished, whatever its key was."""
@@ -127,16 +145,11 @@ class Store:
             discard(folder)
         return len(dead)
 
-    def remove(self, artifact: Path) -> None:
-        """Remove an artifact: out of sight in one rename, then for good."""
-        grave = self.workspace() / artifact.name
-        artifact.rename(grave)
-        discard(grave.parent)
-
     def put(self, folder: Path, kind: str) -> StoredOutput:
         """Seal a folder and move it in. Its files must lie on the store's file system (see `workspace`)."""
         with explained(self.root):
             listing = Listing.of(folder)
+            self.leases.note(listing.digest)
             target = self.folder_of(listing.digest)
             if not target.is_dir():
                 for entry in folder.rglob("*"):
@@ -155,8 +168,26 @@ class Store:
 
     def commit(self, key: str, recipe: str, action: Action) -> None:
         """Record a finished action under its key, and as the step's last."""
+        with explained(self.root):
+            self.leases.note(key)
         write_atomically(self._action_file(key), action.model_dump_json(indent=1))
         write_atomically(self._last_file(recipe, action.step), key)
+
+    def adopt(self, key: str, action: Action) -> None:
+        """Record an action that another machine finished, whose outputs are here already."""
+        write_atomically(self._action_file(key), action.model_dump_json(indent=1))
+        write_atomically(self.root / "imported" / key, "")
+
+    @property
+    def has_imported(self) -> bool:
+        """Whether another machine made some of what is here."""
+        return any((self.root / "imported").iterdir())
+
+    def imported(self) -> Iterator[tuple[str, Action]]:
+        """Every action that another machine made, with its key."""
+        for marker in sorted((self.root / "imported").iterdir()):
+            if (action := self.action(marker.name)) is not None:
+                yield marker.name, action
 
     def remember(self, key: str, recipe: str, step: str) -> None:
         """Note that a step reused this action, so that `explain` compares with it next time."""
@@ -179,6 +210,7 @@ class Store:
     def forget(self, key: str) -> None:
         """Remove an action; what it gave stays until nothing refers to it."""
         self._action_file(key).unlink(missing_ok=True)
+        (self.root / "imported" / key).unlink(missing_ok=True)
 
     def _action_file(self, key: str) -> Path:
         return self.root / "ac" / key[:2] / f"{key}.json"

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 
 from trtbuild.core.values import Result
-from trtbuild.pipeline.store import Action, Listing, Store
+from trtbuild.pipeline.store import Action, Listing, Store, discard
 
 TRACES_KEPT_S = 7 * 86400.0
 """How long job files of failed steps, and locks, are kept."""
@@ -44,6 +44,8 @@ class Collected(Result):
     actions: int
     artifacts: int
     freed_bytes: int
+    in_use: int = 0
+    """Actions that stayed only because running builds use them."""
 
 
 @dataclass(frozen=True)
@@ -100,31 +102,42 @@ def verify(store: Store) -> Verification:
 
 def collect(store: Store, *, keep_days: float | None = None, max_bytes: int | None = None) -> Collected:
     """Remove actions older than `keep_days`, then the oldest until the store fits in `max_bytes`, then what nobody
-    refers to.
+    refers to. What running builds use stays, and they need not stop (see `leases`).
 
     Actions go before the artifacts they name, so that whoever reads at the same time finds either both or neither.
     """
     now = time.time()
-    kept = entries(store)
-    gone = [entry for entry in kept if keep_days is not None and now - entry.action.finished_at > keep_days * 86400]
-    kept = [entry for entry in kept if entry not in gone]
-    while max_bytes is not None and kept and _total(kept) > max_bytes:
-        gone.append(kept.pop())
-    for entry in gone:
-        store.forget(entry.key)
-    alive = {output.digest for entry in kept for output in entry.action.outputs.values()}
-    removed = freed = 0
-    for folder in list(store.artifacts()):
-        if folder.name not in alive and (now - folder.stat().st_mtime > GRACE_S or folder.name in _outputs(gone)):
-            freed += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-            store.remove(folder)
-            removed += 1
+    grave = store.workspace()
+    with store.leases.guarded():
+        in_use = store.leases.in_use()
+        kept = entries(store)
+        gone: list[Entry] = []
+        spared: list[Entry] = []
+        for entry in reversed(list(kept)):
+            too_old = keep_days is not None and now - entry.action.finished_at > keep_days * 86400
+            if not too_old and (max_bytes is None or _total(kept) <= max_bytes):
+                continue
+            if entry.key in in_use:
+                spared.append(entry)
+                continue
+            gone.append(entry)
+            kept.remove(entry)
+        for entry in gone:
+            store.forget(entry.key)
+        alive = in_use | _outputs(kept)
+        orphans = _outputs(gone)
+        for folder in list(store.artifacts()):
+            if folder.name not in alive and (folder.name in orphans or now - folder.stat().st_mtime > GRACE_S):
+                folder.rename(grave / folder.name)
+    removed = list(grave.iterdir())
+    freed = sum(file.stat().st_size for file in grave.rglob("*") if file.is_file())
+    discard(grave)
     store.sweep()
     for part in ("jobs", "locks"):
         for file in (store.root / part).rglob("*"):
             if file.is_file() and now - file.stat().st_mtime > TRACES_KEPT_S:
                 file.unlink(missing_ok=True)
-    return Collected(actions=len(gone), artifacts=removed, freed_bytes=freed)
+    return Collected(actions=len(gone), artifacts=len(removed), freed_bytes=freed, in_use=len(spared))
 
 
 def _total(entries_kept: list[Entry]) -> int:
@@ -132,5 +145,5 @@ def _total(entries_kept: list[Entry]) -> int:
     return sum(sizes.values())
 
 
-def _outputs(gone: list[Entry]) -> set[str]:
-    return {output.digest for entry in gone for output in entry.action.outputs.values()}
+def _outputs(found: list[Entry]) -> set[str]:
+    return {output.digest for entry in found for output in entry.action.outputs.values()}

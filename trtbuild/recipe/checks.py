@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pydantic import ValidationError
 
 from trtbuild.core import legality
+from trtbuild.core.dialects import implied_backend
 from trtbuild.core.errors import RecipeError
 from trtbuild.core.formats import FORMATS, Format
 from trtbuild.core.hardware import gpu_named
@@ -14,12 +15,13 @@ from trtbuild.core.requirements import NEAREST, TORCH_ONLY
 from trtbuild.recipe.expand import Variant, expanded
 from trtbuild.recipe.fields import keys_of, knows, model_at, nearest
 from trtbuild.recipe.problems import Finding, findings_of
-from trtbuild.recipe.schema import AUTO, QuantizeOptions, Recipe, VariantRecipe
+from trtbuild.recipe.schema import AUTO, EngineOptions, QuantizeOptions, Recipe, VariantRecipe
 from trtbuild.recipe.yaml_document import Document, KeyPath
 
 
-def check(recipe: Recipe, document: Document) -> list[Finding]:
-    """Everything that is wrong with a recipe whose every field is right."""
+def check(recipe: Recipe, document: Document, only: Sequence[str] | None = ()) -> list[Finding]:
+    """Everything that is wrong with a recipe whose every field is right; what cannot run is asked of `only` some
+    variants."""
     findings = _check_matrix(recipe, document)
     if findings:
         return findings  # the variants would repeat them
@@ -29,6 +31,8 @@ def check(recipe: Recipe, document: Document) -> list[Finding]:
     for variant in found.values():
         if variant.quantize is not None:
             findings += _check_quantize(recipe, variant, variant.quantize)
+            if only is not None and (not only or variant.name in only):
+                findings += check_legality(variant, variant.quantize, *_target(variant.engine))
     return findings
 
 
@@ -52,18 +56,25 @@ def _check_quantize(recipe: Recipe, variant: Variant, quantize: QuantizeOptions)
     if quantize.format == AUTO and not variant.gates.accuracy:
         message = f"{said}: format auto looks for the cheapest formats that keep an accuracy, and no gate asks for one"
         yield Finding(at, message, "set gates.accuracy, for example cosine_min: {min: 0.99}")
-    if quantize.qat is not None and (smoothed := [form for form in quantize.formats if _smooths(form)]):
-        message = f"{said}: qat cannot train {smoothed[0]}, whose scales layers share"
-        yield Finding(at, message, "train int8, fp8, int4 or w8a16")
-    yield from _check_legality(variant, quantize, at)
+    if quantize.qat is not None and (unfit := [form for form in quantize.formats if not _trains(form)]):
+        message = f"{said}: qat cannot train {unfit[0]}: {_unfit_to_train(unfit[0])}"
+        yield Finding(at, message, "train int8, int4 or w8a16")
 
 
-def _check_legality(variant: Variant, quantize: QuantizeOptions, at: KeyPath) -> Iterator[Finding]:
+def _target(engine: EngineOptions) -> tuple[str, str | None]:
+    """Who builds, as far as the recipe alone tells."""
+    backend = engine.backend if engine.backend != "auto" else implied_backend(engine.target) or "onnxruntime"
+    return backend, engine.target if backend == "tensorrt" else None
+
+
+def check_legality(
+    variant: Variant, quantize: QuantizeOptions, backend: str, version: str | None, sm: tuple[int, int] | None = None
+) -> Iterator[Finding]:
+    """What this version of the backend, on the recipe's GPU or else on `sm`, cannot run of a variant."""
+    at: KeyPath = ("variants", variant.spelled, "quantize")
     engine = variant.engine
-    backend = "onnxruntime" if engine.backend == "auto" else engine.backend
     try:
-        sm = gpu_named(engine.gpu).sm if engine.gpu else None
-        version = engine.target if backend == "tensorrt" else None
+        sm = gpu_named(engine.gpu).sm if engine.gpu else sm
         found = legality.check(quantize.formats, backend, version, sm, block_size=quantize.block_size)
     except RecipeError as error:
         yield Finding(("engine",), error.message, error.hint)
@@ -77,8 +88,15 @@ def _nearest_for_onnx(form: Format) -> str:
     return next(other for other in NEAREST[form] if other not in TORCH_ONLY)
 
 
-def _smooths(form: Format) -> bool:
-    return FORMATS[form].algorithm in ("smoothquant", "awq")
+def _trains(form: Format) -> bool:
+    return not _unfit_to_train(form)
+
+
+def _unfit_to_train(form: Format) -> str:
+    """Why training cannot write a format's codes; empty where it can."""
+    if FORMATS[form].algorithm in ("smoothquant", "awq"):
+        return "its layers share scales"
+    return "" if FORMATS[form].weight in ("int8", "int4") else "training writes integer codes"
 
 
 def _check_matrix(recipe: Recipe, document: Document) -> list[Finding]:

@@ -36,6 +36,17 @@ def knows(root: type[BaseModel], path: KeyPath) -> bool:
     return True
 
 
+def takes_text(root: type[BaseModel], path: KeyPath) -> bool:
+    """Whether the schema declares text at a path, and no number."""
+    here: Any = root
+    for key in path:
+        here = _inside(here, key)
+        if here is None:
+            return False
+    members = {*_members(here)}
+    return str in members and not members & {int, float, Any}
+
+
 def nearest(word: str, known: Iterable[str], *, none: str = "") -> str:
     """`did you mean ...?` where a known word is close, else the known words."""
     known = list(known)

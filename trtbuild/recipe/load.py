@@ -17,9 +17,8 @@ from trtbuild.recipe.merge import merged_documents
 from trtbuild.recipe.overrides import overridden
 from trtbuild.recipe.problems import findings_of, located, place_of
 from trtbuild.recipe.schema import Recipe
+from trtbuild.recipe.shipped import RECIPE_FILE, shipped, shipped_names
 from trtbuild.recipe.yaml_document import Document, KeyPath, Place, read_document
-
-RECIPE_FILE = "recipe.yaml"
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,13 @@ class LoadedRecipe:
         return place_of(self.document, path)
 
 
-def load(recipe: str | Path, sets: Sequence[str] = ()) -> LoadedRecipe:
-    """Load a recipe file, or the recipe.yaml of a folder. Raises RecipeError with everything that is wrong."""
-    file = _found(Path(recipe))
+def load(recipe: str | Path, sets: Sequence[str] = (), only: Sequence[str] | None = ()) -> LoadedRecipe:
+    """Load a recipe file, the recipe.yaml of a folder, or a recipe that ships with trtbuild, by its name.
+
+    With `only` some variants are meant, and what the target cannot run of the others is no error; None asks of none.
+    Raises RecipeError with everything that is wrong.
+    """
+    file = _asked_for(Path(recipe))
     document = _with_inherited(file, str(file), ())
     document, problems = overridden(document, sets, file.resolve().parent)
     try:
@@ -58,13 +61,18 @@ def load(recipe: str | Path, sets: Sequence[str] = ()) -> LoadedRecipe:
         valid = Recipe.model_validate_json(json.dumps(document.value), strict=True)
     except ValidationError as error:
         raise RecipeError(located(document, findings_of(error, document)) + problems) from None
-    if problems := located(document, check(valid, document)) + problems:
+    if problems := located(document, check(valid, document, only)) + problems:
         raise RecipeError(problems)
     return LoadedRecipe(valid, file.resolve(), file.resolve().parent, document)
 
 
+def _asked_for(recipe: Path) -> Path:
+    """The recipe file that the argument means: what lies there, else what ships under that name."""
+    return _found(recipe if recipe.exists() else shipped(recipe) or recipe)
+
+
 def _found(recipe: Path) -> Path:
-    """The recipe file that the argument means."""
+    """The recipe file at a path."""
     if recipe.is_file():
         return recipe
     if recipe.is_dir():
@@ -78,6 +86,7 @@ def _found(recipe: Path) -> Path:
         raise RecipeError(f"there is no recipe {recipe}", hint=f"there is no folder {around}")
     entries = sorted(around.iterdir())
     known = [entry.name for entry in entries if entry.suffix in (".yaml", ".yml") or (entry / RECIPE_FILE).is_file()]
+    known += shipped_names() if len(recipe.parts) == 1 else []
     hint = nearest(recipe.name, known, none=f"there are no recipes in {around}")
     raise RecipeError(f"there is no recipe {recipe}", hint=hint)
 

@@ -55,6 +55,13 @@ def model_folder(folder: Path) -> Path:
     return folder
 
 
+def regular_file(file: Path) -> Path:
+    """The file, once it is known to be there. Raises NotFound where it is not."""
+    if not file.is_file():
+        raise NotFound(f"there is no file {file}", near(file))
+    return file
+
+
 def onnx_file(file: Path) -> Path:
     """The file, once it is known to be there. Raises NotFound where it is not, or is a Git LFS pointer."""
     if not file.is_file():

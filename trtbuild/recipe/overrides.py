@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from trtbuild.core.errors import Problem, RecipeError
-from trtbuild.recipe.fields import nearest
+from trtbuild.recipe.fields import nearest, takes_text
+from trtbuild.recipe.schema import Recipe
 from trtbuild.recipe.yaml_document import Document, KeyPath, Place, parse_document
 
 NAMED: tuple[KeyPath, ...] = (("variants",), ("shapes", "inputs"), ("shapes", "axes"))
@@ -34,6 +35,8 @@ def overridden(document: Document, sets: Sequence[str], folder: Path) -> tuple[D
                 raise _Refused("extends can only be written in a recipe")
             parsed = parse_document(text, origin)
             path = _apply(value, spelled.strip(), parsed.value)
+            if _is_text(parsed.value, text.strip(), path):
+                _apply(value, spelled.strip(), text.strip())
         except _Refused as refused:
             problems.append(Problem(str(origin), refused.message, refused.hint))
         except RecipeError as error:
@@ -44,6 +47,13 @@ def overridden(document: Document, sets: Sequence[str], folder: Path) -> tuple[D
                 places.setdefault(path[:depth], origin)
             places.update({path + at: place for at, place in parsed.places.items()})
     return Document(value, places), problems
+
+
+def _is_text(value: Any, text: str, path: KeyPath) -> bool:
+    """Whether a number stands where only text may, and nothing of it was lost: 8.6 is a version, 10.10 reads as 10.1
+    and must be written in quotes."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and str(value) == text and takes_text(Recipe, path)
 
 
 def _apply(root: dict[str, Any], spelled: str, new: Any) -> KeyPath:

@@ -132,8 +132,8 @@ class DataRecipe(Value):
     """`module:function`; `function(split, count)` yields dictionaries of numpy arrays.
 
     `split` is `calibration` or `evaluation`; the two must share no sample. Built in, for data in
-    files (docs/data.md): `trtbuild.datasets.text:lines`, `trtbuild.datasets.audio:clips` and
-    `trtbuild.datasets.tensors:files`."""
+    files (docs/data.md): `trtbuild.datasets.text:lines`, `trtbuild.datasets.images:folder`,
+    `trtbuild.datasets.audio:clips` and `trtbuild.datasets.tensors:files`."""
     arguments: dict[str, Any] = {}
     """Further keyword arguments for the generator."""
     files: list[str] = []
@@ -219,14 +219,16 @@ class EngineOptions(BuildOptions):
     backend: Literal["auto", "onnxruntime", "tensorrt"] = "auto"
     """Who builds and runs it; `auto` takes TensorRT where it is installed beside a GPU, else ONNX Runtime."""
     target: str | None = None
-    """The backend's version to build for, in quotes: `"10.10"`. None takes the one that is installed."""
+    """The backend's version to build for, in quotes: `"10.10"`. None takes the one that is installed. With
+    `backend: auto`, 8 and later are TensorRT's."""
     gpu: str | None = None
     """The GPU to build for, such as `H100` or `sm_90`: decides which formats are legal. None asks this machine."""
-
-    @property
-    def build(self) -> BuildOptions:
-        """The part that the build stage reads."""
-        return _part(self, BuildOptions)
+    plugins: list[str] = []  # type: ignore[assignment]  # spelled as text, relative to the recipe
+    """Plugin libraries (.so) to load before the graph is parsed, relative to the recipe or absolute. Their content is
+    part of the key. trtexec `--staticPlugins`, Polygraphy `LoadPlugins`."""
+    config_script: Entry | None = None  # type: ignore[assignment]  # spelled as text, found beside the recipe
+    """A function `(builder, network, config)` called last, for what has no name here. Its file is part of the key.
+    trtexec has none, Polygraphy `--trt-config-postprocess-script`."""
 
 
 class VariantRecipe(Value):

@@ -11,10 +11,14 @@ from trtbuild.core.errors import Problem, RecipeError
 from trtbuild.core.sources import HuggingFaceSource, MetricSource, ModelSource, OnnxSource, PythonSource, SampleSource
 from trtbuild.recipe import locate
 from trtbuild.recipe.load import LoadedRecipe
-from trtbuild.recipe.schema import HuggingFaceModel
+from trtbuild.recipe.schema import EngineOptions, HuggingFaceModel
 from trtbuild.recipe.yaml_document import KeyPath
+from trtbuild.stages.build import BuildOptions
 
 T = TypeVar("T")
+
+NOWHERE = Path("not-on-this-machine")
+"""What stands for the place of a model that only another machine has."""
 
 
 class Sources(NamedTuple):
@@ -25,8 +29,9 @@ class Sources(NamedTuple):
     metric: MetricSource
 
 
-def sources(loaded: LoadedRecipe) -> Sources:
-    """All sources of a recipe. Raises RecipeError with everything that is not there."""
+def sources(loaded: LoadedRecipe, *, elsewhere: bool = False) -> Sources:
+    """All sources of a recipe. Raises RecipeError with everything that is not there; with `elsewhere` model files need
+    not be."""
     problems: list[Problem] = []
 
     def collected(make: Callable[[LoadedRecipe], T]) -> T | None:
@@ -36,24 +41,29 @@ def sources(loaded: LoadedRecipe) -> Sources:
             problems.extend(error.problems)
             return None
 
-    model, samples, metric = collected(model_source), collected(sample_source), collected(metric_source)
+    model, samples, metric = (
+        collected(partial(model_source, elsewhere=elsewhere)),
+        collected(sample_source),
+        collected(metric_source),
+    )
     if model is None or samples is None or metric is None:
         raise RecipeError(problems)
     return Sources(model, samples, metric)
 
 
-def model_source(loaded: LoadedRecipe) -> ModelSource:
-    """Where the model comes from. Raises RecipeError where it is not there."""
+def model_source(loaded: LoadedRecipe, *, elsewhere: bool = False) -> ModelSource:
+    """Where the model comes from. Raises RecipeError where it is not there, and it is not `elsewhere` either."""
     model = loaded.recipe.model
     if model.factory is not None:
         entry = model.factory
         return _python(loaded, ("model", "factory"), "entry", entry.entry, entry.arguments, entry.files)
     if model.huggingface is not None:
-        return _hugging_face(loaded, model.huggingface)
+        return _hugging_face(loaded, model.huggingface, elsewhere=elsewhere)
     assert model.onnx is not None
     at: KeyPath = ("model", "onnx")
     spelled, folder = model.onnx, loaded.place(*at).folder
-    return OnnxSource(file=_there(loaded, at, lambda: locate.onnx_file(locate.path_of(spelled, folder))))
+    find = partial(_onnx_file, spelled, folder)
+    return OnnxSource(file=_there(loaded, at, find, instead=NOWHERE if elsewhere else None))
 
 
 def sample_source(loaded: LoadedRecipe) -> SampleSource:
@@ -80,14 +90,39 @@ def metric_source(loaded: LoadedRecipe) -> MetricSource:
     return MetricSource(python=_python(loaded, ("metric",), "entry", metric.entry, metric.arguments, metric.files))
 
 
-def _hugging_face(loaded: LoadedRecipe, model: HuggingFaceModel) -> HuggingFaceSource:
+def build_options(loaded: LoadedRecipe, engine: EngineOptions, spelled: str) -> BuildOptions:
+    """The part of a variant's `engine` that the build stage reads, its script and plugins found.
+
+    `spelled` is the variant's name in the recipe. Raises RecipeError where one of them is not there.
+    """
+
+    def place(key: str) -> KeyPath:
+        own: KeyPath = ("variants", spelled, "engine", key)
+        return own if own in loaded.document.places else ("engine", key)
+
+    script, at = engine.config_script, place("config_script")
+    found = None if script is None else _python(loaded, at, "entry", script.entry, script.arguments, script.files)
+    at = place("plugins")
+    plugins = [
+        _there(loaded, at, partial(locate.regular_file, locate.path_of(plugin, loaded.place(*at).folder)))
+        for plugin in engine.plugins
+    ]
+    plain = {name: getattr(engine, name) for name in BuildOptions.model_fields}
+    return BuildOptions(**{**plain, "config_script": found, "plugins": plugins})
+
+
+def _onnx_file(spelled: str, folder: Path) -> Path:
+    return locate.onnx_file(locate.path_of(spelled, folder))
+
+
+def _hugging_face(loaded: LoadedRecipe, model: HuggingFaceModel, *, elsewhere: bool) -> HuggingFaceSource:
     hub, revision, spelled = model.hub, model.revision, model.folder
     at: KeyPath = ("model", "huggingface", "folder" if hub is None else "hub")
     if hub is not None:
-        folder = _there(loaded, at, lambda: locate.model_folder(locate.hub_folder(hub, revision or "")))
+        find = partial(_hub_model, hub, revision or "")
     else:
-        beside = loaded.place(*at).folder
-        folder = _there(loaded, at, lambda: locate.model_folder(locate.path_of(spelled or "", beside)))
+        find = partial(_model_folder, spelled or "", loaded.place(*at).folder)
+    folder = _there(loaded, at, find, instead=NOWHERE if elsewhere else None)
     return HuggingFaceSource(
         folder=folder, auto_class=model.auto_class, outputs=model.outputs, load_options=model.options
     )
@@ -121,9 +156,19 @@ def _globbed(loaded: LoadedRecipe, at: KeyPath, pattern: str) -> list[Path]:
     return _there(loaded, at, partial(locate.globbed, pattern, loaded.place(*at).folder))
 
 
-def _there(loaded: LoadedRecipe, at: KeyPath, find: Callable[[], T]) -> T:
+def _hub_model(hub: str, revision: str) -> Path:
+    return locate.model_folder(locate.hub_folder(hub, revision))
+
+
+def _model_folder(spelled: str, beside: Path) -> Path:
+    return locate.model_folder(locate.path_of(spelled, beside))
+
+
+def _there(loaded: LoadedRecipe, at: KeyPath, find: Callable[[], T], *, instead: T | None = None) -> T:
     try:
         return find()
     except locate.NotFound as missing:
+        if instead is not None:
+            return instead
         message = f"{'.'.join(map(str, at))}: {missing.message}"
         raise RecipeError([Problem(str(loaded.place(*at)), message, missing.hint)]) from None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
@@ -9,6 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from trtbuild.core.report import BenchReport, BuildReport, DoctorReport, VariantReport
+
+NAMED = 4
+"""Modules that a line names; --json and `inspect --layers` name them all."""
 
 
 def show(picture: RenderableType) -> None:
@@ -45,6 +50,9 @@ def build_table(report: BuildReport) -> RenderableType:
     lines: list[RenderableType] = [table]
     for variant in report.variants:
         lines += [Text.from_markup(f"[red]{variant.name} failed:[/] {escape(reason)}") for reason in variant.reasons]
+        lines += [Text(f"{variant.name}: {remark}", "yellow") for remark in variant.remarks]
+    lines += [Text(f"{it.name} approximates {it.approximates}", "yellow") for it in report.variants if it.approximates]
+    lines += [Text(line, "dim") for line in left_high(report.variants)]
     lines += _repair_lines(report)
     if report.recommended:
         best = next(variant for variant in report.variants if variant.name == report.recommended)
@@ -61,6 +69,22 @@ def build_table(report: BuildReport) -> RenderableType:
         )
     )
     return Group(*lines)
+
+
+def left_high(variants: list[VariantReport]) -> Iterator[str]:
+    """A line for each reason that left modules in high precision unasked: the variants, the modules, the reason."""
+    found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for variant in variants:
+        by_reason: dict[str, list[str]] = {}
+        for module, reason in variant.kept_high.items():
+            by_reason.setdefault(reason, []).append(module)
+        for reason, modules in by_reason.items():
+            found.setdefault((reason, tuple(modules)), []).append(variant.name)
+    quantizing = sum(variant.coverage.asked > 0 for variant in variants)
+    for (reason, left), names in found.items():
+        where = "every quantized variant" if len(names) == quantizing > 1 else ", ".join(names)
+        more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
+        yield f"left in high precision in {where}: {', '.join(left[:NAMED])}{more}; {reason}"
 
 
 def _repair_lines(report: BuildReport) -> list[RenderableType]:
@@ -95,8 +119,8 @@ def bench_table(report: BenchReport) -> RenderableType:
     for name, latency in report.engines.items():
         table.add_row(
             name,
-            f"{latency.median:.2f} ms",
-            f"{latency.p95:.2f} ms",
+            _ms(latency.median),
+            _ms(latency.p95),
             f"{latency.noise:.1%}",
             f"{first.median / latency.median:.2f} x",
         )
@@ -120,15 +144,21 @@ def doctor_table(report: DoctorReport) -> RenderableType:
 
 def _row(variant: VariantReport, shown: list[str], *, ship: bool) -> list[RenderableType]:
     coverage = variant.coverage
+    untold = f" ({coverage.untold}?)" if coverage.untold else ""
     passed = variant.verdict == "passed"
     noisy = "~" if variant.latency_ms.noise > 0.05 else ""
     return [
         Text(variant.name, "bold green" if ship else ""),
         size(variant.size_bytes),
-        f"{noisy}{variant.latency_ms.median:.1f} ms",
-        f"{variant.latency_ms.p95:.1f} ms",
+        f"{noisy}{_ms(variant.latency_ms.median)}",
+        _ms(variant.latency_ms.p95),
         f"{variant.speedup_vs_reference:.2f} x",
         *(f"{variant.accuracy[name]:.4f}" if name in variant.accuracy else "" for name in shown),
-        f"{coverage.asked}/{coverage.inserted}/{coverage.ran}" if coverage.asked else "-",
+        f"{coverage.asked}/{coverage.inserted}/{coverage.ran}{untold}" if coverage.asked else "-",
         Text(variant.verdict, "green" if passed else "red"),
     ]
+
+
+def _ms(value: float) -> str:
+    """Three digits that say something: 142.1 ms, 9.41 ms, 0.618 ms."""
+    return f"{value:.{1 if value >= 10 else 2 if value >= 1 else 3}f} ms"

@@ -11,6 +11,8 @@ def plan_lines(report: PlanReport) -> Iterator[str]:
     """Every step in order: what a build would do with it, who does it, from what."""
     yield f"{report.recipe}: {', '.join(report.variants)}; compared with {report.reference}"
     yield f"built by {report.backend} ({report.backend_because})"
+    for variant, what in report.approximates.items():
+        yield f"{variant} approximates {what}"
     width = max(len(step.name) for step in report.steps)
     sentences = max(len(step.does) for step in report.steps)
     for step in report.steps:

@@ -7,20 +7,28 @@ from typing import Literal, NamedTuple, cast
 
 from trtbuild.core.artifacts import Engine, OnnxModel
 from trtbuild.core.formats import FORMATS, Format
-from trtbuild.core.results import Coverage, LayerCoverage
+from trtbuild.core.results import UNTOLD, Coverage, LayerCoverage
 from trtbuild.core.roles import Compiler, Precisions
 from trtbuild.core.stage import Resources, Workspace, stage
 from trtbuild.core.tensors import Shapes
-from trtbuild.core.values import Options
+from trtbuild.stages.tensorrt_options import TensorRTOptions
 
 
-class BuildOptions(Options):
-    """How the engine is built."""
+class BuildOptions(TensorRTOptions):
+    """How the engine is built: what ONNX Runtime reads, then what TensorRT reads."""
 
     threads: int = 0
-    """Threads the engine may use for one call; 0 means all cores."""
+    """ONNX Runtime: threads the engine may use for one call; 0 means all cores."""
     tactics: Literal["measure", "default"] = "measure"
-    """`measure` builds the candidates that differ in fusions and keeps the fastest here; `default` takes the first."""
+    """ONNX Runtime: `measure` builds the candidates that differ in fusions and keeps the fastest here; `default` takes
+    the first."""
+
+    def read_by(self, backend: str) -> BuildOptions:
+        """What one backend reads of these, the rest at its defaults: another backend's options change no engine."""
+        names = set(TensorRTOptions.model_fields)
+        if backend != "tensorrt":
+            names = set(BuildOptions.model_fields) - names
+        return BuildOptions(**{name: getattr(self, name) for name in BuildOptions.model_fields if name in names})
 
 
 class Built(NamedTuple):
@@ -30,7 +38,7 @@ class Built(NamedTuple):
     coverage: Coverage
 
 
-@stage(version=2, resources=Resources(exclusive=True))
+@stage(version=3, resources=Resources(exclusive=True))
 def build(
     model: OnnxModel,
     coverage: Coverage | None,
@@ -45,6 +53,8 @@ def build(
     return Built(engine, _with_precisions(coverage or Coverage(), compiler.precisions(engine)))
 
 
+_SEVERAL = re.compile(r" and |, then ")
+"""Between the precisions of a module's calls, or of an attention's two products."""
 _NAMED = re.compile(r"(?P<module>.+)/[A-Z]\w*")
 """`<module path>/<operator>`, as `trtbuild.graph.naming` spells the names of nodes."""
 
@@ -101,6 +111,6 @@ def _ran(layer: LayerCoverage, ran: str) -> LayerCoverage:
     reason, wanted = layer.reason, runs_in(layer.format)
     if layer.inserted and not ran:
         reason = "the engine has no node of this name: it was fused away or renamed"
-    elif layer.inserted and ran not in wanted:
+    elif layer.inserted and not {*_SEVERAL.split(ran)} <= {UNTOLD, *wanted}:
         reason = f"the engine runs it in {ran}, {layer.format} means {wanted[0]}: no such kernel took it"
     return layer.model_copy(update={"ran": ran, "reason": reason})

@@ -65,6 +65,11 @@ def calibrate(
             hint="set data.calibration to the number of rows to calibrate on, for example 256",
         )
     calibrator.calibrate(loader.load(source), options, batches, plan)
-    if not Plan.read(plan).modules:
-        raise DataError("calibration left every module alone: nothing would be quantized", hint="see quantize.exclude")
+    written = Plan.read(plan)
+    if not written.modules:
+        reasons = "; ".join(f"{module}: {reason}" for module, reason in list(written.kept_high.items())[:3])
+        raise DataError(
+            f"{options.said} leaves every module alone: {reasons or 'the model has no linear and no convolution'}",
+            hint="choose another format or block_size: int8 and w8a16 quantize every linear and convolution",
+        )
     return plan

@@ -32,7 +32,7 @@ def calibrate_onnx(
     if not written.modules:
         reasons = "; ".join(f"{module}: {reason}" for module, reason in list(written.kept_high.items())[:3])
         raise DataError(
-            "calibration left every module alone: nothing would be quantized" + (f" ({reasons})" if reasons else ""),
-            hint="choose another format: int8 quantizes matrix products and convolutions",
+            f"{options.said} leaves every module alone: {reasons or 'the model has no product with a weight'}",
+            hint="choose another format or block_size: int8 and w8a16 quantize every product and convolution",
         )
     return plan

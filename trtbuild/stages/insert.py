@@ -23,6 +23,9 @@ class InsertOptions(Options):
     attention: Literal["auto", "high", "int8", "fp8"] = "auto"
     """The attention's own products (softmax output included); `auto` follows formats with FP8 activations and leaves
     the others in high precision."""
+    residual: Literal["high", "int8"] = "high"
+    """`int8` quantizes what skips the layers of residual additions too: a compiler that fuses the addition into an
+    integer kernel then converts nothing on the way. On convolution networks it often decides whether INT8 pays."""
 
 
 class Inserted(NamedTuple):
@@ -32,7 +35,7 @@ class Inserted(NamedTuple):
     coverage: Coverage
 
 
-@stage(version=2)
+@stage(version=3)
 def insert(
     model: OnnxModel,
     plan: QuantizationPlan,
@@ -53,6 +56,7 @@ def insert(
         exclude=options.exclude,
         include=options.include,
         attention=options.attention,
+        residual=options.residual,
         ranges=None if ranges is None else ranges.amax,
         dialect=dialect,
     )

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from trtbuild.core.results import Comparison, Coverage, Gate, Measurement, Verdict
+from trtbuild.core.results import UNTOLD, Comparison, Coverage, Gate, Measurement, Verdict
 from trtbuild.core.stage import stage
 from trtbuild.core.values import Options, Value
 
@@ -34,7 +34,7 @@ class Gates(Options):
     """By how much: 0.02 asks for 2 % faster or smaller."""
 
 
-@stage(version=2)
+@stage(version=3)
 def judge(comparison: Comparison, measurement: Measurement, coverage: Coverage, options: Gates) -> Verdict:
     """Judge the engine by the recipe's gates."""
     accuracy = accuracy_of(comparison)
@@ -56,6 +56,7 @@ def judge(comparison: Comparison, measurement: Measurement, coverage: Coverage, 
         outcome="failed" if failed else "passed",
         failed=failed,
         reasons=[reason for words in reasons.values() for reason in words],
+        remarks=_unproven(coverage),
         accuracy=accuracy,
         speedup=round(speedup, 3),
         size_ratio=round(size_ratio, 4),
@@ -79,11 +80,21 @@ def accuracy_of(comparison: Comparison) -> dict[str, float]:
 
 
 def _uncovered(coverage: Coverage, options: Gates) -> list[str]:
-    if not coverage.asked or coverage.ran >= options.coverage * coverage.asked:
+    if not coverage.asked or coverage.ran + coverage.untold >= options.coverage * coverage.asked:
         return []
     return [
         f"{coverage.ran} of {coverage.asked} modules run quantized, {options.coverage:.0%} are wanted; first miss: "
         + next(f"{layer.module}: {layer.reason}" for layer in coverage.layers if layer.reason)
+    ]
+
+
+def _unproven(coverage: Coverage) -> list[str]:
+    """What the engine does not tell is no miss, and no proof either: only its speed shows it."""
+    if not coverage.untold:
+        return []
+    return [
+        f"{coverage.untold} of {coverage.asked} modules lie in {UNTOLD}: they count neither as run nor as missed, "
+        "only size and speed show what they became"
     ]
 
 

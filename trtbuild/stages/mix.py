@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
 
 from trtbuild.core.artifacts import QuantizationPlan
 from trtbuild.core.errors import ModelError
 from trtbuild.core.formats import Format
 from trtbuild.core.stage import Workspace, stage
 from trtbuild.core.values import Options
+
+if TYPE_CHECKING:
+    from trtbuild.core.quantization import Plan
 
 
 class MixOptions(Options):
@@ -27,17 +31,28 @@ def mix(
     `others` hold the numbers of the formats that overrides name. Raises ModelError for a pattern that matches nothing,
     patterns that disagree about a module, and a module that a format cannot quantize.
     """
-    from trtbuild.core.quantization import Plan  # numpy and the ONNX floor are heavy; a plan must not load them
-    from trtbuild.graph.selection import matched
+    from trtbuild.core.quantization import Plan  # numpy is heavy; a plan must not load it
 
-    base = Plan.read(plan)
-    by_format = {numbers.format: read for read in map(Plan.read, others) for numbers in read.modules.values()}
-    known = dict.fromkeys(
-        [*base.modules, *base.kept_high, *(name for read in by_format.values() for name in read.modules)]
-    )
-    classes = {name: [base.classes[name]] if name in base.classes else [] for name in known}
+    base, sources = Plan.read(plan), [Plan.read(other) for other in others]
+    mixed = work.new(QuantizationPlan)
+    overridden(base, [*sources, base], overridden_modules([base, *sources], options.overrides)).write(mixed)
+    return mixed
+
+
+Overridden = Mapping[str, tuple[str, Format | Literal["high"]]]
+"""By module: the pattern that names it, and what it asks for."""
+
+
+def overridden_modules(plans: list[Plan], overrides: Mapping[str, Format | Literal["high"]]) -> Overridden:
+    """The modules that patterns name, among all that the plans know. Raises ModelError for a pattern that matches
+    nothing, and for patterns that disagree."""
+    from trtbuild.graph.selection import matched  # the ONNX floor is heavy
+
+    known = dict.fromkeys(module for plan in plans for module in (*plan.modules, *plan.kept_high))
+    kinds = {module: kind for plan in plans for module, kind in plan.classes.items()}
+    classes = {module: [kinds[module]] if module in kinds else [] for module in known}
     given: dict[str, tuple[str, Format | Literal["high"]]] = {}
-    for pattern, form in options.overrides.items():
+    for pattern, form in overrides.items():
         for module in matched("overrides", pattern, classes):
             other, asked = given.setdefault(module, (pattern, form))
             if asked != form:
@@ -45,20 +60,33 @@ def mix(
                     f"overrides: {pattern!r} and {other!r} both match {module}, and ask for {form} and {asked}",
                     hint="make one of the patterns narrower",
                 )
+    return given
+
+
+def overridden(base: Plan, sources: list[Plan], given: Overridden) -> Plan:
+    """The plan with some modules as other plans, the first that has the format, quantize them. Raises ModelError for a
+    module that none does."""
+    from dataclasses import replace
+
     modules, kept_high = dict(base.modules), dict(base.kept_high)
     for module, (pattern, form) in given.items():
         modules.pop(module, None)
         if form == "high":
             kept_high[module] = f"overrides: high for {pattern!r}"
             continue
-        source = by_format.get(form, base)
-        if module not in source.modules or source.modules[module].format != form:
-            reason = source.kept_high.get(module, f"calibration has no {form} numbers for it")
+        having = [plan for plan in sources if module in plan.modules and plan.modules[module].format == form]
+        if not having:
             raise ModelError(
-                f"overrides: {module} cannot be {form}: {reason}", hint="give it another format, or `high`"
+                f"overrides: {module} cannot be {form}: {_why(module, form, sources)}",
+                hint="give it another format, or `high`",
             )
-        modules[module] = source.modules[module]
+        modules[module] = having[0].modules[module]
         kept_high.pop(module, None)
-    mixed = work.new(QuantizationPlan)
-    Plan(modules=modules, kept_high=kept_high, classes=base.classes, samples=base.samples).write(mixed)
-    return mixed
+    return replace(base, modules=modules, kept_high=kept_high)
+
+
+def _why(module: str, form: str, sources: list[Plan]) -> str:
+    """What the plan of a format says of a module that it leaves alone."""
+    plans = [plan for plan in sources if any(numbers.format == form for numbers in plan.modules.values())]
+    reasons = [plan.kept_high[module] for plan in plans if module in plan.kept_high]
+    return reasons[0] if reasons else f"calibration has no {form} numbers for it"

@@ -8,7 +8,7 @@ floors begin to hold. What evaluations are left go to cheaper mixes near that po
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import Field
@@ -27,6 +27,7 @@ from trtbuild.core.values import Options
 from trtbuild.stages.floors import tightened
 from trtbuild.stages.insert import InsertOptions
 from trtbuild.stages.judge import Bound
+from trtbuild.stages.mix import Overridden, overridden, overridden_modules
 from trtbuild.stages.scoring import score
 from trtbuild.stages.sensitivity import read_plans, read_rows
 from trtbuild.stages.trial import Trial
@@ -54,6 +55,8 @@ class SearchOptions(Options):
     """Plans to really run at most."""
     rows: int = Field(default=64, ge=1)
     """Rows of the selection samples to run each on, the first ones."""
+    overrides: dict[str, Format | Literal["high"]] = {}
+    """Modules about which nothing is to be decided: their formats by pattern, `high` for high precision."""
     insert: InsertOptions = InsertOptions()
     """Where the quantization goes, as for the variant's own insertion."""
 
@@ -65,10 +68,11 @@ class Searched(NamedTuple):
     searched: SearchReport
 
 
-@stage(version=1)
+@stage(version=2)
 def search(
     model: OnnxModel,
     plans: list[QuantizationPlan],
+    others: list[QuantizationPlan],
     sensitivity: Sensitivity,
     selection: Samples,
     metric: MetricSource | None,
@@ -78,8 +82,12 @@ def search(
     interpreter: Interpreter,
     work: Workspace,
 ) -> Searched:
-    """Choose a format for each module."""
+    """Choose a format for each module.
+
+    `others` hold the numbers of the formats that overrides name.
+    """
     from trtbuild.core.candidates import things
+    from trtbuild.core.quantization import Plan
     from trtbuild.graph import document, inventory
 
     if not options.accuracy:
@@ -88,11 +96,23 @@ def search(
             hint="set gates.accuracy, for example cosine_min: {min: 0.99}",
         )
     named = read_plans(plans)
+    sources = [*named.values(), *map(Plan.read, others)]
+    fixed = overridden_modules(sources, options.overrides)
     groups = inventory.together(document.load(model.main).graph)
     trial = Trial(model, read_rows(selection, options.rows), ranges, options.insert, dialect, interpreter, work)
-    sensitivity = _insertable(sensitivity, named, trial)
+    sensitivity = _without(_insertable(sensitivity, named, trial), fixed)
     decided = things(named, sensitivity, groups, options.objective, options.relative_time, options.high_bits)
-    looking = _Search(named, sensitivity, decided, trial, metric or MetricSource(), options)
+    if not decided:
+        raise RecipeError(
+            "format auto has nothing to decide: "
+            + "; ".join(f"{module}: {reason}" for module, reason in list(sensitivity.unscored.items())[:3]),
+            hint="override or exclude less, or give the variant a format",
+        )
+
+    def override(plan: Plan) -> Plan:
+        return overridden(plan, sources, fixed)
+
+    looking = _Search(named, sensitivity, decided, trial, metric or MetricSource(), options, override)
     chosen = looking.run()
     plan = work.new(QuantizationPlan)
     looking.plan(chosen).write(plan)
@@ -113,6 +133,13 @@ def _insertable(sensitivity: Sensitivity, plans: Mapping[str, Plan], trial: Tria
     return sensitivity.model_copy(update={"modules": modules, "unscored": unscored})
 
 
+def _without(sensitivity: Sensitivity, fixed: Overridden) -> Sensitivity:
+    """Without the modules that overrides decide."""
+    modules = {module: found for module, found in sensitivity.modules.items() if module not in fixed}
+    unscored = {module: f"overrides: {form} for {pattern!r}" for module, (pattern, form) in fixed.items()}
+    return sensitivity.model_copy(update={"modules": modules, "unscored": {**sensitivity.unscored, **unscored}})
+
+
 class _Search:
     def __init__(
         self,
@@ -122,7 +149,9 @@ class _Search:
         trial: Trial,
         metric: MetricSource,
         options: SearchOptions,
+        override: Callable[[Plan], Plan],
     ) -> None:
+        self._override = override
         self._plans, self._sensitivity, self._things = plans, sensitivity, decided
         self._trial, self._metric, self._options = trial, metric, options
         self._floors: dict[str, Bound] = {}
@@ -188,9 +217,9 @@ class _Search:
         outputs, _ = self._trial.run(plan)
         found = score(outputs, self._trial.truth, self._trial.samples, self._metric)
         formats: Counter[str] = Counter(numbers.format for numbers in plan.modules.values())
-        total = sum(len(thing.members) for thing in self._things)
+        high = sum(module not in plan.modules for thing in self._things for module in thing.members)
         self._known[key] = Evaluation(
-            formats={**formats, HIGH: total - formats.total()},
+            formats={**formats, HIGH: high},
             cost=cost(selection),
             predicted=error(selection),
             metrics=found.metrics,
@@ -212,7 +241,7 @@ class _Search:
         for module, found in self._sensitivity.modules.items():
             errors = ", ".join(f"{one.output_error:.2%} in {name}" for name, one in found.errors.items())
             reasons[module] = f"auto: its predicted error of the model's output is too large: {errors}"
-        return mixed(self._plans, chosen, reasons)
+        return self._override(mixed(self._plans, chosen, reasons))
 
     def report(self, selection: Selection) -> SearchReport:
         """What was tried and chosen."""

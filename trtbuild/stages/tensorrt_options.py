@@ -5,6 +5,7 @@ None leaves a setting as TensorRT has it. A setting that the installed version d
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -82,8 +83,8 @@ class TensorRTOptions(Options):
     """Lets FP32 products round their inputs to TF32 on tensor cores, as TensorRT does by itself.
     trtexec `--noTF32` turns it off, Polygraphy `tf32`."""
     fp16: bool | None = None
-    """TensorRT 8.6 only, whose graphs do not fix the precision: FP32 layers may run in FP16. None allows it where the
-    graph holds FP16 or is quantized. trtexec `--fp16`, Polygraphy `fp16`."""
+    """TensorRT 8.6 only, whose graphs do not fix the precision: FP32 layers may run in FP16. None allows it unless the
+    variant's `precision` is fp32. trtexec `--fp16`, Polygraphy `fp16`."""
     preview_features: list[str] = []
     """Features of TensorRT's `PreviewFeature` to turn on, by name.
     trtexec `--preview`, Polygraphy `preview_features`."""
@@ -95,8 +96,8 @@ class TensorRTOptions(Options):
     """Further optimization profiles by name: for each, the axes whose range is narrower than in `shapes`. Without any
     there is one profile, of `shapes` itself; with some, each call takes the first that holds its shapes.
     trtexec `--profile=N --minShapes --optShapes --maxShapes`, Polygraphy `profiles`."""
-    plugins: list[str] = []
-    """Plugin libraries (.so) to load before the graph is parsed.
+    plugins: list[Path] = []
+    """Plugin libraries (.so) to load before the graph is parsed. Their content is part of the key.
     trtexec `--staticPlugins`, Polygraphy `LoadPlugins`."""
     serialize_plugins: bool = False
     """Puts those libraries into the engine, which must be version compatible.
@@ -104,3 +105,13 @@ class TensorRTOptions(Options):
     config_script: PythonSource | None = None
     """A function `(builder, network, config)` called last, for what has no name here. Its file is part of the key.
     trtexec has none, Polygraphy `--trt-config-postprocess-script`."""
+
+    @property
+    def python(self) -> PythonSource | None:
+        """The code that decides the engine beside these values."""
+        return self.config_script
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that decide the engine beside these values."""
+        return [*(self.config_script.files if self.config_script else ()), *self.plugins]

@@ -74,7 +74,9 @@ class Trial:
             exclude=self._options.exclude,
             include=self._options.include,
             attention=self._options.attention,
+            residual=self._options.residual,
             ranges=self._ranges.amax if self._ranges else None,
             dialect=self._dialect,
+            partial=True,
         )
         return graph, coverage

@@ -136,8 +136,8 @@ def test_convolutions_run_in_integers_where_codes_follow(tmp_path):
     for module in ("a", "b", "c"):
         value = graph.op("Relu", [graph.convolution(module, value, 16, "int8")], f"{module}/Relu")
     result = built(graph, value, (1, 16, 12, 12), tmp_path, "measure")
-    assert result.precisions.layers == {"a/Conv": "int8", "b/Conv": "int8", "c/Conv": "int8 in float32"}
-    assert result.operators["QLinearConv"] == 2
+    assert result.precisions.layers == {"a/Conv": "int8", "b/Conv": "int8", "c/Conv": "int8"}
+    assert (result.operators["QLinearConv"], result.operators["ConvInteger"]) == (2, 1)
     assert result.error < 0.02
 
 

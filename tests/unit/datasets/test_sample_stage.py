@@ -203,7 +203,7 @@ def test_what_the_page_shows_can_be_pasted(snippet: dict[str, Any]) -> None:
 
 def test_the_page_shows_every_generator_and_its_arguments() -> None:
     page = DOCUMENT.read_text()
-    for module in ("text", "audio", "tensors"):
+    for module in ("text", "images", "audio", "tensors"):
         name = next(each for each in re.findall(rf"trtbuild\.datasets\.{module}:(\w+)", page))
         function = getattr(import_module(f"trtbuild.datasets.{module}"), name)
         assert any(snippet["data"]["generator"].endswith(f"{module}:{name}") for snippet in SNIPPETS)

@@ -6,16 +6,18 @@ from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from tests.unit.graph.examples import MODELS, amax_of, linears, make_plan, run, run_model, sample
 from tests.unit.graph.reference import assert_same_numerics, reference, relative
 from trtbuild.core.dialects import TENSORRT_8
 from trtbuild.core.errors import ModelError
-from trtbuild.core.formats import FORMATS
-from trtbuild.core.quantization import Plan
+from trtbuild.core.formats import FORMATS, GREATEST
+from trtbuild.core.quantization import Plan, codes_of
 from trtbuild.graph import document, insertion
 from trtbuild.graph.initializers import constant
+from trtbuild.graph.linear import along_output, products
 
 torch = pytest.importorskip("torch")
 STATIC = [name for name in FORMATS if name not in ("nvfp4", "mxfp8")]
@@ -216,6 +218,24 @@ def test_codes_of_another_weight_are_not_written(exported):
     codes = np.random.default_rng(0).permutation(plan.modules["up"].weight_codes)
     coverage = insertion.insert(document.load(path), Plan({"up": replace(plan.modules["up"], weight_codes=codes)}))
     assert "codes are of another weight" in coverage.layers[0].reason
+
+
+@pytest.mark.parametrize("form", ["int4_gptq", "int8", "fp8"])
+def test_codes_of_a_weight_before_a_norm_was_folded_into_it_are_not_written(exported, form):
+    path = exported("mlp")
+    numbers = make_plan(path, sample("mlp"), form).modules["a"]
+    weight = linears(path)["a"][1]
+    if form != "int4_gptq":
+        scale = np.reshape(numbers.weight_amax, (-1, 1)) / GREATEST[FORMATS[form].weight]
+        ratio = weight / scale
+        numbers = replace(numbers, weight_codes=codes_of(np.rint(ratio) if form == "int8" else ratio, form))
+    for factor, said in ((1.0, ""), (np.linspace(0.7, 1.4, len(weight), dtype=np.float32), "folded a norm")):
+        model = document.load(path)
+        gemm = products(model.graph)["a"][0]
+        stored = gemm.inputs[1].const_value.numpy() * along_output(gemm, np.float32(1) * factor * np.ones(len(weight)))
+        gemm.inputs[1].const_value = ir.tensor(stored.astype(np.float32), name=gemm.inputs[1].name)
+        assert said in insertion.insert(model, Plan({"a": numbers})).layers[0].reason
+    assert said
 
 
 def test_a_convolution_takes_no_blocks_and_a_grouped_transposed_one_no_channels(exported):

@@ -13,6 +13,7 @@ from onnx import helper
 from tests.qdq import E4M3, Graph
 from trtbuild.core.artifacts import OnnxModel
 from trtbuild.graph import document
+from trtbuild.graph.conv_in_integers import convolve_codes
 from trtbuild.graph.float_kernels import compute_in_float32
 from trtbuild.graph.fp8_in_floats import round_activations
 from trtbuild.graph.gemm_as_matmul import split_quantized
@@ -131,6 +132,38 @@ def test_a_relu_that_others_read_stays(tmp_path):
     output = graph.op("Add", [graph.convolution("b", value, 8, "int8"), value], "b/Add")
     path = graph.save(tmp_path / "model.onnx", output, [2, 8, 6, 6])
     assert rewritten(path, tmp_path / "changed", clip_codes)[1] == [0]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_convolution_before_a_residual_addition_is_multiplied_in_integers(bias, tmp_path):
+    graph = Graph()
+    value = graph.op("Relu", [graph.convolution("a", "x", 8, "int8")], "a/Relu")
+    branch = graph.convolution("b", value, 8, "int8")
+    if not bias:
+        del graph.nodes[-1].input[2]
+    path = graph.save(tmp_path / "model.onnx", graph.op("Add", [branch, value], "b/Add"), [2, 8, 6, 6])
+    rewrites = (use_unsigned_activations, clip_codes, convolve_codes)
+    changed, counts, operators = rewritten(path, tmp_path / "changed", *rewrites)
+    assert counts == [2, 0, 2]  # the first one's answer is quantized, and read as it is besides
+    assert operators["Conv"] == 0
+    x = 3 * graph.normal(2, 8, 6, 6)
+    assert np.allclose(run(changed, x), run(path, x), rtol=0, atol=1e-5)
+
+
+def test_a_convolution_that_is_quantized_behind_stays(tmp_path):
+    graph = Graph()
+    value = graph.convolution("b", graph.convolution("a", "x", 8, "int8"), 8, "int8")
+    path = graph.save(tmp_path / "model.onnx", value, [2, 8, 6, 6])
+    _, counts, operators = rewritten(path, tmp_path / "changed", use_unsigned_activations, convolve_codes)
+    assert counts == [2, 1]  # the last one's answer leaves the graph
+    assert operators["Conv"] == operators["ConvInteger"] == 1
+
+
+def test_convolutions_of_weights_alone_and_of_fp8_stay_in_floats(tmp_path):
+    for kind, signs in (("fp8", ()), ("int8", ())):  # and signed codes, whose integer kernel is slow
+        graph = Graph()
+        path = graph.save(tmp_path / f"{kind}.onnx", graph.convolution("a", "x", 8, kind), [2, 8, 6, 6])
+        assert rewritten(path, tmp_path / kind, *signs, convolve_codes)[1] == [0]
 
 
 def test_attention_stays_signed(tmp_path):

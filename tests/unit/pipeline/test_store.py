@@ -10,7 +10,7 @@ import pytest
 
 from trtbuild.core.errors import StoreError
 from trtbuild.pipeline import upkeep
-from trtbuild.pipeline.store import Action, Store, StoredOutput, now, write_atomically
+from trtbuild.pipeline.store import Action, Store, StoredOutput, discard, now, write_atomically
 
 
 def put(store: Store, name: str, content: bytes) -> StoredOutput:
@@ -48,7 +48,7 @@ def test_an_action_without_its_outputs_does_not_count(store: Path) -> None:
     output = put(opened, "a", b"x")
     commit(opened, "ab" * 32, output)
     assert opened.action("ab" * 32) is not None
-    opened.remove(opened.folder_of(output.digest))
+    discard(opened.folder_of(output.digest))
     assert opened.action("ab" * 32) is None
 
 

@@ -10,7 +10,6 @@ import yaml
 from trtbuild.core.errors import RecipeError
 from trtbuild.recipe.expand import MOST_VARIANTS, reference, variants
 from trtbuild.recipe.schema import Recipe
-from trtbuild.stages.build import BuildOptions
 from trtbuild.stages.calibrate import CalibrateOptions
 from trtbuild.stages.insert import InsertOptions
 
@@ -39,7 +38,7 @@ variants:
 """)
     )
     assert found["fp16"].quantize is None
-    assert found["fp16"].engine.build == BuildOptions(threads=1)
+    assert found["fp16"].engine.threads == 1
     assert found["fp16"].engine.backend == "onnxruntime"
     int8, light = found["int8"].quantize, found["light"].quantize
     assert int8 is not None

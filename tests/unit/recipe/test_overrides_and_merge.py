@@ -9,6 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.models import write_tiny_recipe
+from trtbuild.core.errors import RecipeError
+from trtbuild.recipe.load import load
 from trtbuild.recipe.merge import merged, merged_documents
 from trtbuild.recipe.overrides import overridden
 from trtbuild.recipe.yaml_document import Document, Place, parse_document
@@ -105,3 +108,11 @@ def _placed(value: Any, source: str) -> Document:
         )
 
     return Document(value, {path: Place(source, Path()) for path in paths(value, ())})
+
+
+def test_a_version_that_yaml_reads_as_a_number_is_text_where_nothing_of_it_is_lost(tmp_path: Path) -> None:
+    folder = write_tiny_recipe(tmp_path / "tiny")
+    assert load(folder, ["engine.target=8.6"]).recipe.engine.target == "8.6"
+    assert load(folder, ["variants.fp32.engine.target=11"]).recipe.variants["fp32"].engine.target == "11"
+    with pytest.raises(RecipeError, match=r'write "10.10" in quotes'):
+        load(folder, ["engine.target=10.10"])

@@ -156,11 +156,13 @@ class Bench:
         found: Sensitivity | None = None,
         metric: MetricSource | None = None,
         interpreter: Interpreter | None = None,
+        others: list[QuantizationPlan] | None = None,
         **options: Any,
     ) -> Searched:
         return search(
             self.model,
             self.plans,
+            others or [],
             found or self.sensitivity(),
             self.samples,
             metric,
@@ -343,3 +345,24 @@ def test_repair_finds_exactly_the_outlier(bench: Bench) -> None:
 
     for suspects in (order, order[::-1]):
         assert smallest_set(suspects, passes) == {"outlier"}
+
+
+def test_overrides_are_part_of_what_is_tried_and_not_up_for_choice(bench: Bench) -> None:
+    free = formats_of(bench.search({"cosine_min": Bound(min=0.1)}))
+    found = bench.search({"cosine_min": Bound(min=0.1)}, overrides={"stem": "w8a16", "hea*": "high"})
+    assert formats_of(found) == {**{name: form for name, form in free.items() if name != "head"}, "stem": "w8a16"}
+    assert not {"stem", "head"} & found.searched.choices.keys()
+    assert all(tried.formats["w8a16"] >= 1 for tried in found.searched.evaluations)
+    plan = Plan.read(found.plan)
+    assert plan.kept_high["head"] == "overrides: high for 'hea*'"
+
+
+def test_with_everything_overridden_nothing_is_left_to_decide(bench: Bench) -> None:
+    with pytest.raises(RecipeError, match=r"nothing to decide: .*overrides: high for"):
+        bench.search({"cosine_min": Bound(min=0.1)}, overrides={"*": "high"})
+
+
+def test_a_module_that_is_included_may_still_be_left_high(bench: Bench) -> None:
+    insert = InsertOptions(include=["head"])
+    found = bench.search({"snr_db": Bound(min=60)}, insert=insert)  # so high that nothing passes but high precision
+    assert "head" not in Plan.read(found.plan).modules

@@ -35,6 +35,15 @@ class Hessian:
             self.sum = rows.new_zeros(rows.shape[1], rows.shape[1])
         self.sum.addmm_(rows.T, rows)
 
+    def scale(self, factors: torch.Tensor) -> None:
+        """As if each input had been multiplied by its factor [in]."""
+        self.sum.mul_(factors[:, None]).mul_(factors)
+
+    def taken(self) -> torch.Tensor:
+        """The sum, of which nothing is left here: it is as large as a weight, or larger."""
+        taken, self.sum = self.sum, torch.zeros(0, 0)
+        return taken
+
 
 def quantize(weight: torch.Tensor, hessian: torch.Tensor, scale: torch.Tensor, kind: NumberType) -> torch.Tensor:
     """W [out, in] on the grid of a type, in units of its scale: [out, in] float32, for inputs with this H [in, in].

@@ -42,25 +42,24 @@ def compensate(
             if reason := inputs.unseen(path):
                 yield path, reason
                 continue
-            yield path, _rounded(layer, numbers[path], inputs.statistics.pop(path).sum)
+            yield path, _rounded(layer, numbers[path], inputs.statistics.pop(path))
 
 
-def _rounded(layer: Any, numbers: ModuleQuantization, hessian: torch.Tensor) -> ModuleQuantization:
+def _rounded(layer: Any, numbers: ModuleQuantization, hessian: gptq.Hessian) -> ModuleQuantization:
     traits = FORMATS[numbers.format]
     weight = layer.weight.detach().float()
     weight = weight.T if is_conv1d_of_transformers(layer) else weight
     if numbers.pre_quant_scale is not None:
-        factors = torch.from_numpy(numbers.pre_quant_scale)
-        hessian = hessian * factors[:, None] * factors[None, :]  # of the scaled inputs, for which W is divided already
+        hessian.scale(torch.from_numpy(numbers.pre_quant_scale))  # W is divided by it already
     amax = torch.from_numpy(numbers.weight_amax)
     if traits.granularity == "block":
-        amax = best_amax(weight, _diagonal_blocks(hessian, numbers.block_size))
+        amax = best_amax(weight, _diagonal_blocks(hessian.sum, numbers.block_size))
     scale = (amax / GREATEST[traits.weight]).clamp(min=2.0**-100)
     if amax.ndim == 2:
         scale = scale.repeat_interleave(numbers.block_size, dim=1)[:, : weight.shape[1]]
     elif amax.ndim == 1:
         scale = scale[:, None]
-    values = gptq.quantize(weight, hessian, scale.expand_as(weight), traits.weight)
+    values = gptq.quantize(weight, hessian.taken(), scale.expand_as(weight), traits.weight)
     return replace(numbers, weight_amax=amax.numpy(), weight_codes=codes_of(values.numpy(), traits.weight))
 
 

@@ -56,13 +56,17 @@ class OnnxRuntime(Compiler, Runner, Interpreter):
 
     def interpret(self, model: OnnxModel, samples: Iterable[Tensors]) -> Iterable[Tensors]:
         """Run the graph as it is written, Q/DQ in any type included, without ONNX Runtime's fusions."""
-        session = sessions.OrtSession(sessions.load(model.main, 0))
+        session = self.open_model(model, 0)
         for batch in samples:
             yield session.infer(batch)
 
     def precisions(self, engine: Engine) -> Precisions:
         """What the engine's own graph says of each product, gathered table and attention."""
         return precision.precisions(document.load(engine.path / ENGINE_FILE).graph)
+
+    def open_model(self, model: OnnxModel, threads: int) -> Session:
+        """Load a graph as it is written, never optimized. Raises ModelError where ONNX Runtime refuses it."""
+        return sessions.OrtSession(sessions.load(model.main, threads))
 
     def open(self, engine: Engine, threads: int) -> Session:
         """Load an engine. Raises ModelError where another ONNX Runtime built it, or its file is damaged."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trtbuild.core.artifacts import OnnxModel
 from trtbuild.graph import document
+from trtbuild.graph.conv_in_integers import convolve_codes
 from trtbuild.graph.float_kernels import compute_in_float32
 from trtbuild.graph.fp8_in_floats import round_activations
 from trtbuild.graph.gelu import fuse_gelu
@@ -23,7 +24,8 @@ def lowered(model: OnnxModel, folder: Path) -> OnnxModel:
     passes = [*_PASSES]
     if platform.machine() in ("x86_64", "AMD64"):
         passes.append(use_unsigned_activations)
-    passes.append(clip_codes)  # behind the choice of sign, for a bound is a code
+    # Behind the choice of sign: a bound is a code, and unsigned codes alone are convolved fast.
+    passes += [clip_codes, convolve_codes]
     changes = [rewrite(graph) for rewrite in passes]
     if not any(changes):
         return model

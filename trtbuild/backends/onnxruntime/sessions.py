@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import onnxruntime
 
 from trtbuild.core import machine
@@ -12,19 +13,38 @@ from trtbuild.core.roles import Session
 from trtbuild.core.tensor_file import Tensors
 
 PROVIDERS = ["CPUExecutionProvider"]
+FLOAT8E4M3FN = 17
+"""`onnx.TensorProto.FLOAT8E4M3FN`, as ONNX Runtime wants to be told it."""
+
+
+_FP8 = "tensor(float8e4m3fn)"
 
 
 class OrtSession(Session):
-    """A loaded graph."""
+    """A loaded graph. NumPy has no FP8: inputs and outputs of that type are the bytes of their codes, uint8."""
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
         self._session: onnxruntime.InferenceSession | None = session
         self._outputs = [output.name for output in session.get_outputs()]
+        self._in_bytes = {given.name for given in session.get_inputs() if given.type == _FP8}
 
     def infer(self, inputs: Tensors) -> Tensors:
         """Outputs by name for one set of inputs."""
         assert self._session, "the session is closed"
+        if self._in_bytes:
+            found = self._session.run_with_ort_values(self._outputs, self._values(inputs))
+            return {name: value.numpy() for name, value in zip(self._outputs, found, strict=True)}
         return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
+
+    def _values(self, inputs: Tensors) -> dict[str, onnxruntime.OrtValue]:
+        """Inputs as ONNX Runtime's own values, which alone can be told that bytes are FP8."""
+        make = onnxruntime.OrtValue
+        return {
+            name: make.ortvalue_from_numpy_with_onnx_type(array.view(np.uint8), FLOAT8E4M3FN)
+            if name in self._in_bytes
+            else make.ortvalue_from_numpy(array)
+            for name, array in inputs.items()
+        }
 
     def close(self) -> None:
         """Free what it holds."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -96,7 +95,7 @@ def build(model: OnnxModel, shapes: Shapes, options: Any, engine: Engine) -> Non
         hardware_compatibility=options.hardware_compatibility,
         version_compatible=options.version_compatible,
         weight_streaming=options.weight_streaming,
-        plugins=[] if options.serialize_plugins else [str(Path(plugin).absolute()) for plugin in options.plugins],
+        plugins=[] if options.serialize_plugins else [str(plugin.absolute()) for plugin in options.plugins],
         device_memory_bytes=0,
         estimated_weights_bytes=need.weights_bytes,
         estimated_activations_bytes=need.activations_bytes,

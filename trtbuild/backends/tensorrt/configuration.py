@@ -84,7 +84,7 @@ def configure(trt: Any, config: Any, options: Any, dialect: Dialect, holds: froz
     for feature in options.preview_features:
         config.set_preview_feature(member(trt.PreviewFeature, feature, "engine.preview_features", version), True)
     if options.serialize_plugins:
-        config.plugins_to_serialize = list(options.plugins)
+        config.plugins_to_serialize = [str(plugin) for plugin in options.plugins]
     _set_tactic_sources(trt, config, options)
     return _set_precision(trt, config, options, dialect, holds)
 

@@ -1,6 +1,7 @@
 """The precision of each node, from the engine inspector's JSON: 8.6, 10 and 11 spell it differently.
 
-8.6   a layer has `Inputs` with `Format/Datatype`, often `Weights` with `Type`; what Myelin took is one layer
+8.6   a layer has `Inputs` with `Format/Datatype` (`N/A due to dynamic shapes` where shapes are), often `Weights` with
+      `Type` and the name of its kernel, which tells what it multiplies; what Myelin took is one layer
 10    the same, and Myelin's kernels are layers of their own; `Metadata` names the ONNX nodes of each
 11    format and data type are fields of their own
 """
@@ -15,10 +16,8 @@ from typing import Any
 
 from trtbuild.backends.tensorrt.nodes import Nodes
 from trtbuild.core.errors import ModelError
+from trtbuild.core.results import UNTOLD
 from trtbuild.core.roles import Precisions
-
-UNTOLD = "a fused region whose precision TensorRT does not tell"
-"""What stands for the precision of nodes that Myelin took as a whole (8.6), or whose engine keeps names only."""
 
 _TYPES = (
     ("bfloat16", re.compile(r"BF16|BFloat16", re.IGNORECASE)),
@@ -35,6 +34,21 @@ _METADATA = re.compile(r"\[ONNX Layer: ([^\]\x1e]*)\]")
 _FUSED = re.compile(r"\s*(?:\+|\|\||,)\s*")
 _SPLIT = re.compile(r"_clone_\d+$|_myl\S*$")
 """What TensorRT hangs on names of layers that it split or copied."""
+_MULTIPLIES = re.compile(r"_(i8|s8|u8|e4m3|e5m2|bf16|f16|f32|f64)(?:i8|s8|u8|e4m3|e5m2|bf16|f16|f32|f64)_")
+"""Activation and weight types in the names of kernels: `sm80_xmma_fprop_implicit_gemm_f16f16_f16f32_f32_...`."""
+_OLDER = (
+    ("int8", re.compile(r"_i\d*(?:cudnn|gemm)_|_i8_conv_|i8i8|_int8")),
+    ("float16", re.compile(r"_h\d*(?:cudnn|gemm)_|_s\d+(?:cudnn|gemm)_fp16|_h_conv_|_hconv_|_f16")),
+    ("float32", re.compile(r"_s(?:cudnn|gemm)_|_s\d+(?:cudnn|gemm)_fp32|_f32")),
+)
+"""The same in older ones, mostly by the tensor core's instruction: `trt_turing_fp16_i8816cudnn_int8_256x64_...`."""
+_KERNEL_TYPES = {
+    **dict.fromkeys(("i8", "s8", "u8"), "int8"),
+    **dict.fromkeys(("e4m3", "e5m2"), "fp8"),
+    **dict.fromkeys(("f32", "f64"), "float32"),
+    "f16": "float16",
+    "bf16": "bfloat16",
+}
 _COMPUTES = re.compile(r"gemm|conv|matmul|matrix|fullyconnected|cask|mha|cublas", re.IGNORECASE)
 _MOVES = re.compile(r"reformat|noop|constant|shapehostto|signal|wait", re.IGNORECASE)
 
@@ -68,7 +82,7 @@ class Layer:
         """What it multiplies in, in the words of `trtbuild.stages.build.runs_in`; empty where it does not say."""
         if self.is_region:
             return UNTOLD
-        first = self.inputs[0] if self.inputs else ""
+        first = self.inputs[0] if self.inputs else _multiplied_by(self.kernel)
         if self.weights:
             return _with_weights(self.weights, first)
         quantized = [each for each in self.inputs if each in _QUANTIZED]
@@ -148,6 +162,13 @@ def _names(name: str, metadata: str) -> Iterable[str]:
     plain = name.removeprefix("{ForeignNode[").removesuffix("]}").replace("...", " + ")
     for part in _FUSED.split(re.sub(r"PWN\(|\)", " ", plain)):
         yield _SPLIT.sub("", part.strip())
+
+
+def _multiplied_by(kernel: str) -> str:
+    """The type of the activations that a kernel multiplies, by its name; empty where the name does not tell."""
+    if match := _MULTIPLIES.search(kernel):
+        return _KERNEL_TYPES[match[1]]
+    return next((name for name, pattern in _OLDER if pattern.search(kernel)), "")
 
 
 def _type_of_tensor(tensor: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from trtbuild.core import gpu
@@ -61,11 +62,11 @@ def assign(target: Any, attribute: str, value: Any, setting: str, version: str) 
     setattr(target, attribute, value)
 
 
-def load_plugins(trt: Any, logger: Any, plugins: Iterable[str]) -> None:
+def load_plugins(trt: Any, logger: Any, plugins: Iterable[str | Path]) -> None:
     """Load plugin libraries, then register TensorRT's own plugins. Raises ModelError where one does not load."""
     for plugin in plugins:
         try:
-            ctypes.CDLL(plugin)
+            ctypes.CDLL(str(plugin))
         except OSError as error:
             raise ModelError(
                 f"the plugin library {plugin} cannot be loaded: {error}", hint="check engine.plugins"

@@ -154,3 +154,18 @@ def test_int32_is_no_int3_and_indices_are_no_numbers_to_compute_with() -> None:
 def test_what_is_no_answer_of_the_inspector_is_an_error(text: str) -> None:
     with pytest.raises(ModelError, match="engine inspector"):
         layers_of(text)
+
+
+@pytest.mark.parametrize(
+    ("weights", "kernel", "wanted"),
+    [
+        ("Int8", "sm80_xmma_fprop_implicit_gemm_interleaved_i8i8_i8i32_f32_nchw_vect_c_32kcrs_vect_c_32_nchw", "int8"),
+        ("Int8", "trt_turing_int8_i8816cudnn_int8_256x64_ldg16_relu_singleBuffer_small_t1", "int8"),
+        ("Int8", "", "int8 weights"),
+        ("Half", "sm90_xmma_fprop_implicit_gemm_f16f16_f16f32_f32_nhwckrsc_nhwc_tilesize128x128x64", "float16"),
+        ("Int8", "sm80_xmma_fprop_implicit_gemm_f16f16_f16f32_f32_nhwckrsc_nhwc", "int8 weights"),
+    ],
+)
+def test_where_dynamic_shapes_hide_the_types_the_kernel_tells_them(weights: str, kernel: str, wanted: str) -> None:
+    layer = {**conv("a/Conv", "N/A due to dynamic shapes", weights), "TacticName": kernel}
+    assert ran([layer], Nodes(weights=["a/Conv"])).layers == {"a/Conv": wanted}
