@@ -14,6 +14,7 @@ from polygraphy.common import TensorMetadata
 from polygraphy.comparator import Comparator, CosineSimilarityCompareFunc, SnrCompareFunc
 from polygraphy.logger import G_LOGGER
 
+from trtbuild.core.agreement import SNR_OF_EQUALS_DB, non_finite
 from trtbuild.core.errors import ModelError
 from trtbuild.core.results import Comparison, TensorAgreement
 from trtbuild.core.roles import Comparer, Session
@@ -22,8 +23,6 @@ from trtbuild.core.tensor_file import Tensors
 G_LOGGER.module_severity = G_LOGGER.WARNING
 
 _ENGINE, _REFERENCE, _TRUTH = range(3)
-_SNR_OF_EQUALS_DB = 200.0
-"""What stands for the infinite SNR of equal tensors, so that every number is finite JSON."""
 
 
 class Polygraphy(Comparer):
@@ -46,10 +45,10 @@ class Polygraphy(Comparer):
         results = Comparator.run(runners, data_loader=batches)
         runs = [[dict(iteration) for iteration in iterations] for _, iterations in results]
         _check_names(runs)
-        finite, comparable = (not _non_finite(runs[run]) for run in (_ENGINE, _REFERENCE))
+        finite, comparable = (not non_finite(runs[run], list(runs[run][0])) for run in (_ENGINE, _REFERENCE))
         comparison = Comparison(
             samples=len(batches),
-            non_finite=_non_finite(runs[_ENGINE]),
+            non_finite=non_finite(runs[_ENGINE], list(runs[_ENGINE][0])),
             against_reference=_agreement(results, runs, _REFERENCE) if finite and comparable else {},
             against_model=_agreement(results, runs, _TRUTH) if finite else {},
         )
@@ -127,14 +126,8 @@ def _values(results: Any, function: Any, pair: list[tuple[int, int]], field: str
     values: dict[str, list[float]] = {}
     for iteration in iterations:
         for name, result in iteration.items():
-            values.setdefault(name, []).append(min(float(getattr(result, field)), _SNR_OF_EQUALS_DB))
+            values.setdefault(name, []).append(min(float(getattr(result, field)), SNR_OF_EQUALS_DB))
     return values
-
-
-def _non_finite(outputs: list[Tensors]) -> dict[str, int]:
-    """In how many batches each output held NaN or infinity, for those that did."""
-    counts = {name: sum(not np.isfinite(batch[name]).all() for batch in outputs) for name in outputs[0]}
-    return {name: count for name, count in counts.items() if count}
 
 
 def _check_names(runs: list[list[Tensors]]) -> None:

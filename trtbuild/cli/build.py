@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,10 +18,12 @@ from trtbuild.cli.options import (
     verbose_option,
 )
 from trtbuild.core.errors import GATE_FAILED_EXIT_CODE
-from trtbuild.core.report import BuildReport
+from trtbuild.core.report import BuildReport, PrepareReport
 
 if TYPE_CHECKING:
     from trtbuild.pipeline.halfway import Until
+
+Outcome = TypeVar("Outcome", BuildReport, PrepareReport)
 
 jobs_option = click.option(
     "--jobs", "-j", type=click.IntRange(min=0), default=0, help="Steps at the same time; 0 decides."
@@ -94,26 +97,21 @@ def build(
     """
     if write and not repair:
         raise click.UsageError("--write belongs to --repair")
+    if until is not None and repair:
+        raise click.UsageError("--repair needs verdicts, and --until stops before them")
+    from trtbuild.pipeline.build import build as run
+    from trtbuild.pipeline.build import prepare
+    from trtbuild.pipeline.repair import build_and_repair
+
+    limits = (jobs, timeout_s, force)
+    what: dict[str, Any] = {"recipe": recipe, "sets": sets, "variants": variants, "store": store}
     if until is not None:
-        if repair:
-            raise click.UsageError("--repair needs verdicts, and --until stops before them")
-        return _prepared(
-            recipe,
-            sets,
-            variants,
-            store,
-            (jobs, timeout_s, force),
-            until,
-            as_json=as_json,
-            quiet=quiet,
-            verbose=verbose,
-        )
+        halfway = _with_progress(prepare, limits, quiet, verbose, until=until, **what)
+        return _show_halfway(halfway, recipe, as_json)
     if repair:
-        report = _repaired(
-            recipe, sets, variants, store, output, (jobs, timeout_s, force), write=write, quiet=quiet, verbose=verbose
-        )
+        report = _with_progress(build_and_repair, limits, quiet, verbose, output=output, write=write, **what)
     else:
-        report = _built(recipe, sets, variants, store, output, (jobs, timeout_s, force), quiet=quiet, verbose=verbose)
+        report = _with_progress(run, limits, quiet, verbose, output=output, **what)
     return _shown(report, as_json)
 
 
@@ -142,65 +140,26 @@ def validate(
 
     Runs only what is not in the store yet; after a build, other gates (`--set gates...`) are judged at once.
     """
-    report = _built(recipe, sets, variants, store, None, (jobs, timeout_s, False), quiet=quiet, verbose=verbose)
+    from trtbuild.pipeline.build import build as run
+
+    what: dict[str, Any] = {"recipe": recipe, "sets": sets, "variants": variants, "store": store, "output": None}
+    report = _with_progress(run, (jobs, timeout_s, False), quiet, verbose, **what)
     return _shown(report, as_json)
 
 
-def _built(
-    recipe: Path,
-    sets: tuple[str, ...],
-    variants: tuple[str, ...],
-    store: Path,
-    output: Path | None,
-    limits: tuple[int, float | None, bool],
-    *,
-    quiet: bool,
-    verbose: bool,
-) -> BuildReport:
-    from trtbuild.pipeline.build import build as run
+def _with_progress(
+    run: Callable[..., Outcome], limits: tuple[int, float | None, bool], quiet: bool, verbose: bool, **arguments: Any
+) -> Outcome:
+    """Call a function of the pipeline, showing how far it is."""
     from trtbuild.pipeline.run import Limits
     from trtbuild.reports.live import Progress
 
     jobs, timeout_s, force = limits
     with Progress(quiet=quiet, verbose=verbose) as progress:
-        return run(
-            recipe,
-            sets=sets,
-            variants=variants,
-            store=store,
-            output=output,
-            listener=progress,
-            limits=Limits(jobs=jobs, timeout_s=timeout_s, force=force),
-        )
+        return run(**arguments, listener=progress, limits=Limits(jobs=jobs, timeout_s=timeout_s, force=force))
 
 
-def _prepared(
-    recipe: Path,
-    sets: tuple[str, ...],
-    variants: tuple[str, ...],
-    store: Path,
-    limits: tuple[int, float | None, bool],
-    until: Until,
-    *,
-    as_json: bool,
-    quiet: bool,
-    verbose: bool,
-) -> int:
-    from trtbuild.pipeline.build import prepare
-    from trtbuild.pipeline.run import Limits
-    from trtbuild.reports.live import Progress
-
-    jobs, timeout_s, force = limits
-    with Progress(quiet=quiet, verbose=verbose) as progress:
-        report = prepare(
-            recipe,
-            until=until,
-            sets=sets,
-            variants=variants,
-            store=store,
-            listener=progress,
-            limits=Limits(jobs=jobs, timeout_s=timeout_s, force=force),
-        )
+def _show_halfway(report: PrepareReport, recipe: Path, as_json: bool) -> int:
     if as_json:
         click.echo(report.model_dump_json(indent=2))
     else:
@@ -212,36 +171,6 @@ def _prepared(
             f"to go on elsewhere: trtbuild cache export FILE --recipe {recipe}, with the same --set and --variant"
         )
     return 0
-
-
-def _repaired(
-    recipe: Path,
-    sets: tuple[str, ...],
-    variants: tuple[str, ...],
-    store: Path,
-    output: Path,
-    limits: tuple[int, float | None, bool],
-    *,
-    write: bool,
-    quiet: bool,
-    verbose: bool,
-) -> BuildReport:
-    from trtbuild.pipeline.repair import build_and_repair
-    from trtbuild.pipeline.run import Limits
-    from trtbuild.reports.live import Progress
-
-    jobs, timeout_s, force = limits
-    with Progress(quiet=quiet, verbose=verbose) as progress:
-        return build_and_repair(
-            recipe,
-            sets=sets,
-            variants=variants,
-            store=store,
-            output=output,
-            listener=progress,
-            limits=Limits(jobs=jobs, timeout_s=timeout_s, force=force),
-            write=write,
-        )
 
 
 def _shown(report: BuildReport, as_json: bool) -> int:

@@ -20,13 +20,18 @@ def compare(outputs: Sequence[Tensors], truth: Sequence[Tensors]) -> Comparison:
     is compared.
     """
     names = list(truth[0]) if truth else []
-    non_finite = {name: sum(not np.isfinite(batch[name]).all() for batch in outputs) for name in names}
-    broken = {name: count for name, count in non_finite.items() if count}
+    broken = non_finite(outputs, names)
     return Comparison(
         samples=len(outputs),
         non_finite=broken,
         against_model={} if broken else {name: _agreement(name, outputs, truth) for name in names},
     )
+
+
+def non_finite(outputs: Sequence[Tensors], names: Sequence[str]) -> dict[str, int]:
+    """In how many batches each of these outputs held NaN or infinity, for those that did."""
+    counts = {name: sum(not np.isfinite(batch[name]).all() for batch in outputs) for name in names}
+    return {name: count for name, count in counts.items() if count}
 
 
 def _agreement(name: str, outputs: Sequence[Tensors], truth: Sequence[Tensors]) -> TensorAgreement:

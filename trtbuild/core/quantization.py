@@ -14,7 +14,7 @@ import numpy as np
 
 from trtbuild.core.artifacts import QuantizationPlan
 from trtbuild.core.errors import DataError
-from trtbuild.core.formats import Format, NumberType
+from trtbuild.core.formats import Algorithm, Format, NumberType
 from trtbuild.core.tensor_file import Array, read_tensors, write_tensors
 
 
@@ -39,6 +39,15 @@ class ModuleQuantization:
     they are, FP8 numbers by their bits."""
     block_size: int = 0
     """Neighbouring inputs that share a weight scale; 0 where scales are not in blocks."""
+
+
+def shared_scale(scales: Array, algorithm: Algorithm) -> Array:
+    """One pre-quant scale [in] for layers that read one tensor, of theirs [layers, in].
+
+    SmoothQuant as if it had seen the weights stacked: 1/s = max|W|^(1-a) / max|x|^a per channel, so the greatest weight
+    gives the greatest of the scales. AWQ searched each scale by itself, and gets their mean, as in ModelOpt's export.
+    """
+    return np.asarray(scales.mean(axis=0) if algorithm == "awq" else scales.max(axis=0))
 
 
 def codes_of(values: Array, kind: NumberType) -> Array:

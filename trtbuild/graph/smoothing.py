@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from trtbuild.core.errors import ModelError
+from trtbuild.core.quantization import shared_scale
 from trtbuild.core.tensor_file import Array
 from trtbuild.graph import initializers
 from trtbuild.graph.attention import Attention
@@ -71,16 +72,11 @@ def _groups(layers: list[Layer]) -> list[list[Layer]]:
 
 
 def _share(group: list[Layer]) -> Array:
-    """One scale [in] for the group; updates the group's numbers.
-
-    SmoothQuant as if it had seen the weights stacked: 1/s = max|W|^(1-a) / max|x|^a per channel, so the greatest weight
-    of the group gives the greatest of the scales. AWQ searched each scale by itself, and gets their mean, as in
-    ModelOpt's export.
-    """
+    """One scale [in] for the group; updates the group's numbers."""
     scales = np.stack([layer.divisor for layer in group if layer.divisor is not None])
     if (scales == scales[0]).all():
         return np.asarray(scales[0])
-    shared: Array = scales.mean(axis=0) if group[0].traits.algorithm == "awq" else scales.max(axis=0)
+    shared = shared_scale(scales, group[0].traits.algorithm)
     input_amax = _shared_input_amax(group, shared)
     for layer in group:
         if not np.array_equal(layer.divisor if layer.divisor is not None else shared, shared):

@@ -28,6 +28,12 @@ def is_conv1d_of_transformers(layer: Any) -> bool:
     return type(layer).__name__ == "Conv1D" and type(layer).__module__ == "transformers.pytorch_utils"
 
 
+def matrix(layer: Any) -> torch.Tensor:
+    """A linear's weight as [out, in], sharing memory with it."""
+    weight: torch.Tensor = layer.weight.detach()
+    return weight.T if is_conv1d_of_transformers(layer) else weight
+
+
 def find(module: Any) -> dict[str, Any]:
     """Every linear and convolution by module path, in the order of registration; a layer in two places counts once."""
     kinds = (*CONVOLUTIONS, *TRANSPOSED)

@@ -16,9 +16,9 @@ import torch
 from trtbuild.backends.modelopt import gptq
 from trtbuild.backends.modelopt.clip import best_amax
 from trtbuild.backends.modelopt.inputs import Inputs
-from trtbuild.backends.modelopt.layers import is_conv1d_of_transformers, is_linear
+from trtbuild.backends.modelopt.layers import is_linear, matrix
 from trtbuild.backends.modelopt.passes import Passes
-from trtbuild.core.formats import FORMATS, GREATEST
+from trtbuild.core.formats import FORMATS, GREATEST, NumberType
 from trtbuild.core.quantization import ModuleQuantization, codes_of
 
 
@@ -47,20 +47,25 @@ def compensate(
 
 def _rounded(layer: Any, numbers: ModuleQuantization, hessian: gptq.Hessian) -> ModuleQuantization:
     traits = FORMATS[numbers.format]
-    weight = layer.weight.detach().float()
-    weight = weight.T if is_conv1d_of_transformers(layer) else weight
+    weight = matrix(layer).float()
     if numbers.pre_quant_scale is not None:
         hessian.scale(torch.from_numpy(numbers.pre_quant_scale))  # W is divided by it already
     amax = torch.from_numpy(numbers.weight_amax)
     if traits.granularity == "block":
         amax = best_amax(weight, _diagonal_blocks(hessian.sum, numbers.block_size))
-    scale = (amax / GREATEST[traits.weight]).clamp(min=2.0**-100)
+    scale = scale_of(amax, traits.weight, numbers.block_size, weight)
+    values = gptq.quantize(weight, hessian.taken(), scale, traits.weight)
+    return replace(numbers, weight_amax=amax.numpy(), weight_codes=codes_of(values.numpy(), traits.weight))
+
+
+def scale_of(amax: torch.Tensor, kind: NumberType, block_size: int, weight: torch.Tensor) -> torch.Tensor:
+    """The scale of each number of a weight [out, in], for amax [], [out] or [out, blocks]; never zero."""
+    scale = (amax / GREATEST[kind]).clamp(min=2.0**-100)
     if amax.ndim == 2:
-        scale = scale.repeat_interleave(numbers.block_size, dim=1)[:, : weight.shape[1]]
+        scale = scale.repeat_interleave(block_size, dim=1)[:, : weight.shape[1]]
     elif amax.ndim == 1:
         scale = scale[:, None]
-    values = gptq.quantize(weight, hessian.taken(), scale.expand_as(weight), traits.weight)
-    return replace(numbers, weight_amax=amax.numpy(), weight_codes=codes_of(values.numpy(), traits.weight))
+    return scale.expand_as(weight)
 
 
 def _diagonal_blocks(hessian: torch.Tensor, size: int) -> torch.Tensor:
@@ -74,7 +79,7 @@ def _within(linears: dict[str, Any], budget: int) -> Iterator[dict[str, Any]]:
     together: dict[str, Any] = {}
     used = 0
     for path, layer in linears.items():
-        inputs = layer.weight.shape[0 if is_conv1d_of_transformers(layer) else 1]
+        inputs = matrix(layer).shape[1]
         if together and used + 4 * inputs**2 > budget:
             yield together
             together, used = {}, 0

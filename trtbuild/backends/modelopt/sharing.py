@@ -12,26 +12,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from trtbuild.backends.modelopt.layers import is_conv1d_of_transformers
+from trtbuild.backends.modelopt.layers import matrix
 from trtbuild.core.formats import FORMATS
-from trtbuild.core.quantization import ModuleQuantization
+from trtbuild.core.quantization import ModuleQuantization, shared_scale
 
 
 def share(
     found: Mapping[str, Any], numbers: dict[str, ModuleQuantization], groups: list[list[str]]
 ) -> dict[str, ModuleQuantization]:
-    """The numbers with one scale for each group of layers; their weights are divided by it, in place.
-
-    SmoothQuant's is the greatest, as if it had seen the weights stacked; AWQ's the mean, as in ModelOpt's export.
-    """
+    """The numbers with one scale for each group of layers; their weights are divided by it, in place."""
     shared = dict(numbers)
     for group in groups:
         scaled = [path for path in group if path in numbers and numbers[path].pre_quant_scale is not None]
         if len(scaled) < 2:
             continue
         scales = np.stack([scale for path in scaled if (scale := numbers[path].pre_quant_scale) is not None])
-        awq = FORMATS[numbers[scaled[0]].format].algorithm == "awq"
-        scale = scales.mean(axis=0) if awq else scales.max(axis=0)
+        scale = shared_scale(scales, FORMATS[numbers[scaled[0]].format].algorithm)
         for path in scaled:
             shared[path] = _rescaled(found[path], numbers[path], scale)
     return shared
@@ -41,11 +37,9 @@ def _rescaled(layer: Any, numbers: ModuleQuantization, scale: Any) -> ModuleQuan
     assert numbers.pre_quant_scale is not None
     assert numbers.input_channel_amax is not None
     factor = torch.from_numpy(numbers.pre_quant_scale / scale)
-    transposed = is_conv1d_of_transformers(layer)
-    layer.weight.data.mul_(factor[:, None] if transposed else factor[None, :])
+    matrix(layer).mul_(factor[None, :])
     layer.input_quantizer.pre_quant_scale = torch.from_numpy(scale)
-    weight = layer.weight.detach().float()
-    greatest = (weight.T if transposed else weight).abs()
+    greatest = matrix(layer).float().abs()
     size = numbers.block_size
     amax = greatest.reshape(len(greatest), -1, size).amax(2) if size else greatest.amax(1)
     quantizes_input = numbers.input_amax is not None

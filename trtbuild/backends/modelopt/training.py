@@ -8,17 +8,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 
 from trtbuild.backends.modelopt import layers, quantizers
+from trtbuild.backends.modelopt.gptq import nearest
 from trtbuild.backends.modelopt.passes import plain_attention
+from trtbuild.backends.modelopt.rounding import scale_of
 from trtbuild.core.artifacts import QuantizationPlan
 from trtbuild.core.errors import DataError, ModelError
-from trtbuild.core.formats import FORMATS, GREATEST
-from trtbuild.core.quantization import ModuleQuantization, Plan
+from trtbuild.core.formats import FORMATS
+from trtbuild.core.quantization import ModuleQuantization, Plan, codes_of
 from trtbuild.core.roles import Trainer
-from trtbuild.core.tensor_file import Tensors
+from trtbuild.core.tensor_file import Array, Tensors
 
 WARM_UP = 0.1
 """Share of the steps over which the learning rate rises."""
@@ -139,14 +140,8 @@ def _loss(outputs: list[torch.Tensor], truth: list[torch.Tensor], kind: str) -> 
     return torch.stack(terms).mean()
 
 
-def _codes(layer: Any, numbers: ModuleQuantization) -> Any:
+def _codes(layer: Any, numbers: ModuleQuantization) -> Array:
     """[out, in] int8: the trained weight as the plan's scales say it."""
-    greatest = GREATEST[FORMATS[numbers.format].weight]
-    matrix = layer.weight.detach().float().numpy()
-    matrix = matrix.T if layers.is_conv1d_of_transformers(layer) else matrix
-    scale = np.maximum(np.asarray(numbers.weight_amax, np.float32) / greatest, 2.0**-100)
-    if numbers.block_size:
-        scale = np.repeat(scale, numbers.block_size, axis=1)[:, : matrix.shape[1]]
-    elif scale.ndim == 1:
-        scale = scale[:, None]
-    return np.clip(np.rint(matrix / scale), -greatest, greatest).astype(np.int8)
+    kind, weight = FORMATS[numbers.format].weight, layers.matrix(layer).float()
+    scale = scale_of(torch.from_numpy(numbers.weight_amax), kind, numbers.block_size, weight)
+    return codes_of(nearest(weight / scale, kind).numpy(), kind)
