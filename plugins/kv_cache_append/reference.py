@@ -13,8 +13,11 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-LEAST_SCALE = np.finfo(np.float32).tiny
-"""A head of zeros gets this scale (the least normal float32), so that no division is by zero."""
+LEAST_SCALE = np.float32(2**-24)
+"""The least float16 above zero, a subnormal one. A head of zeros gets it, so that no division is by zero."""
+
+GREATEST = np.float32(127 * 65504)
+"""The greatest magnitude that INT8 with a scale per token can say: beyond it, infinities included, values saturate."""
 
 
 def append(cache: Array, new: Array, lengths: Array) -> Array:
@@ -29,15 +32,15 @@ def append(cache: Array, new: Array, lengths: Array) -> Array:
 
 
 def int8_per_token(new: Array) -> tuple[Array, Array]:
-    """INT8 codes [B, H, N, D] and float32 scales [B, H, N]: scale = amax / 127 over the elements of a head.
+    """INT8 codes [B, H, N, D] and float16 scales [B, H, N]: amax / 127 over a head's elements, rounded up to float16.
 
-    Codes round half to even and are symmetric (-127 to 127). NaN counts as zero, an infinity as the greatest float32.
-    All arithmetic is in float32.
+    Rounded up, a scale never clips the element that it was made of. It may be subnormal: then codes are coarse, and
+    still no farther from the truth than float16 itself. Codes are the elements divided by the rounded scale, half to
+    even. NaN counts as zero, what exceeds `GREATEST` as that. All arithmetic is in float32.
     """
-    finite = np.nan_to_num(new.astype(np.float32), nan=0.0)
-    amax = np.abs(finite).max(-1)
-    scale = np.maximum(amax / np.float32(127), LEAST_SCALE)
-    return _int8(finite / scale[..., None]), scale
+    finite = np.clip(_without_nan(new), -GREATEST, GREATEST)
+    scale = _float16_from(np.maximum(np.abs(finite).max(-1) / np.float32(127), LEAST_SCALE))
+    return _int8(finite / scale.astype(np.float32)[..., None]), scale
 
 
 def int8_per_head(new: Array, scale: Array) -> Array:
@@ -54,10 +57,20 @@ def fp8_per_head(new: Array, scale: Array) -> Array:
 
 
 def _ratio(new: Array, scale: Array) -> Array:
-    x = new.astype(np.float32)
-    x = np.where(np.isnan(x) | (x == 0), np.float32(0), x)
     with np.errstate(over="ignore"):  # an infinity saturates like any other number that is too great
-        return np.asarray(x / scale[:, None, None])
+        return np.asarray(_without_nan(new) / scale[:, None, None])
+
+
+def _without_nan(new: Array) -> Array:
+    """In float32, with zero for NaN and for -0.0."""
+    x = new.astype(np.float32)
+    return np.where(np.isnan(x) | (x == 0), np.float32(0), x)
+
+
+def _float16_from(x: Array) -> Array:
+    """The least float16 that is not less than x, float32."""
+    nearest = x.astype(np.float16)
+    return np.where(nearest.astype(np.float32) < x, np.nextafter(nearest, np.finfo(np.float16).max), nearest)
 
 
 def _int8(ratio: Array) -> Array:

@@ -17,6 +17,8 @@ Array = np.ndarray[Any, Any]
 
 PLUGINS = Path(__file__).parents[3] / "plugins"
 FP8 = np.dtype(ml_dtypes.float8_e4m3fn)
+BETWEEN = ("counters", "partials")
+"""Outputs that one plugin gives another, or none: no results."""
 
 
 def reference(plugin: str) -> ModuleType:
@@ -30,15 +32,17 @@ def reference(plugin: str) -> ModuleType:
 
 def model(operator: str, feed: dict[str, Array], outputs_like: list[Array], **attributes: Any) -> onnx.ModelProto:
     """The model; axes of batch and tokens are dynamic, the capacity is static."""
+    assert len(outputs_like) == len([name for name in OPERATORS[operator].outputs if name not in BETWEEN])
     inputs = {
         role: ir.Value(name=role, type=ir.TensorType(ir.DataType.from_numpy(array.dtype)), shape=_shape(role, array))
         for role, array in feed.items()
     }
     node = OPERATORS[operator].node("layer/node", inputs, **attributes)
-    for output, role, like in zip(node.outputs, OPERATORS[operator].outputs, outputs_like, strict=True):
+    results = node.outputs[: len(outputs_like)]  # less counters and partials, which are between plugins
+    for output, role, like in zip(results, OPERATORS[operator].outputs, outputs_like, strict=False):
         output.name, output.type = role, ir.TensorType(ir.DataType.from_numpy(like.dtype))
         output.shape = _shape(role, like)
-    graph = ir.Graph(list(inputs.values()), list(node.outputs), nodes=[node], opset_imports={"": 21}, name="g")
+    graph = ir.Graph(list(inputs.values()), results, nodes=[node], opset_imports={"": 21}, name="g")
     built = ir.Model(graph, ir_version=10)
     define(built)
     return ir.to_proto(built)
@@ -55,6 +59,8 @@ def _shape(role: str, array: Array) -> ir.Shape:
 
 def run(operator: str, feed: dict[str, Array], outputs_like: list[Array], **attributes: Any) -> list[Array]:
     """What the operator's function computes, in ONNX Runtime; FP8 tensors as ml_dtypes arrays."""
+    if "counters" in OPERATORS[operator].inputs:
+        feed = feed | {"counters": np.zeros(1, np.int32)}
     proto = model(operator, feed, outputs_like, **attributes)
     onnx.checker.check_model(proto, full_check=True)
     options = onnxruntime.SessionOptions()

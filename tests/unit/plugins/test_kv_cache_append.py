@@ -38,7 +38,7 @@ def check(operator: str, key: Array, lengths: list[int], capacity: int, dtype: n
     wanted = []
     scale = np.linspace(0.01, 0.5, heads, dtype=np.float32)
     if operator == "KVCacheAppendInt8PerToken":
-        scales = {role: garbage((rows, heads, capacity), np.dtype(np.float32), 7) for role in new}
+        scales = {role: garbage((rows, heads, capacity), np.dtype(np.float16), 7) for role in new}
         made = {role: REFERENCE.int8_per_token(x) for role, x in new.items()}
         wanted = [REFERENCE.append(feed[f"{role}_cache"], made[role][0], lengths) for role in new]
         wanted += [REFERENCE.append(scales[role], made[role][1], lengths) for role in new]
@@ -127,3 +127,44 @@ def test_any_shape_and_magnitude(operator: str, data: st.DataObject) -> None:
     magnitude = np.exp2(random.uniform(-40, 40, (rows, heads, tokens, 1)))
     key = (random.normal(size=(rows, heads, tokens, size)) * magnitude).astype(np.float32)
     check(operator, key, lengths, capacity)
+
+
+POSITIVE_FLOAT16 = np.arange(1, 0x7C00, dtype=np.uint16).view(np.float16)
+
+
+@pytest.mark.parametrize("ulps", [-1, 0, 1])
+def test_every_float16_is_rounded_up_to_and_never_past(ulps: int) -> None:
+    """Heads whose exact scale is each float16, and the float32 next to it on either side."""
+    step = POSITIVE_FLOAT16.astype(np.float32)
+    step = np.nextafter(step, np.float32(ulps * np.inf)) if ulps else step
+    key = np.zeros((1, 1, len(step), 2), np.float32)
+    key[0, 0, :, 0] = step * np.float32(127)
+    check("KVCacheAppendInt8PerToken", key, [0], len(step))
+    exact = np.maximum(np.minimum(np.abs(key[0, 0, :, 0]), REFERENCE.GREATEST) / np.float32(127), REFERENCE.LEAST_SCALE)
+    scale = REFERENCE.int8_per_token(key)[1][0, 0]
+    before = np.nextafter(scale, np.float16(0)).astype(np.float32)
+    assert ((before < exact) & (exact <= scale.astype(np.float32))).all()
+
+
+@pytest.mark.parametrize("exponent", range(-40, 24, 4))
+def test_a_token_is_as_near_as_half_a_step_whatever_its_magnitude(exponent: int) -> None:
+    """A step is amax / 127, up to 1/1024 more, or 2^-24 where float16 is no finer itself."""
+    x = np.random.default_rng(exponent + 40).uniform(-1, 1, (2, 3, 50, 64)).astype(np.float32) * np.float32(
+        2.0**exponent
+    )
+    x = np.clip(x, -REFERENCE.GREATEST, REFERENCE.GREATEST)
+    codes, scale = REFERENCE.int8_per_token(x)
+    assert scale.dtype == np.float16
+    step = np.maximum(np.abs(x).max(-1) / 127 * (1 + 2**-10), 2.0**-24)
+    coarse = np.where(step < 2**-14, step + 2.0**-24, step)
+    assert (np.abs(codes * scale.astype(np.float64)[..., None] - x) <= coarse[..., None] * (0.5 + 1e-6)).all()
+    assert np.abs(codes).max() <= 127
+
+
+def test_what_no_scale_reaches_saturates_and_nothing_becomes_nan() -> None:
+    x = np.array([[np.inf, -np.inf, 1e30, 8319008, 4e4, 1, np.nan, 0]], np.float32)[None, None]
+    codes, scale = REFERENCE.int8_per_token(x)
+    assert scale.item() == 65504
+    assert codes.ravel().tolist() == [127, -127, 127, 127, 1, 0, 0, 0]
+    codes, scale = REFERENCE.int8_per_token(np.zeros((1, 1, 1, 8), np.float32))
+    assert (scale.item(), codes.any()) == (2**-24, False)
