@@ -17,11 +17,11 @@ from trtbuild.core.errors import ModelError
 from trtbuild.core.values import Result, Value
 
 CacheMode = Literal["float", "int8", "int8_static", "fp8"]
-"""float: as computed. int8: one scale per token and head, found as tokens come. int8_static and fp8 (E4M3): one scale
-per head, found by calibration and constant in the graph."""
+"""float: as computed. int8: one FP16 scale per token and head, found as tokens come. int8_static and fp8 (E4M3): one
+scale per head, found by calibration and constant in the graph."""
 
-CacheFloat = Literal["float32", "float16"]
-CacheType = Literal["float32", "float16", "int8", "float8e4m3fn"]
+CacheFloat = Literal["float32", "float16", "bfloat16"]
+CacheType = Literal["float32", "float16", "bfloat16", "int8", "float8e4m3fn"]
 
 CODES: dict[CacheMode, CacheType] = {"int8": "int8", "int8_static": "int8", "fp8": "float8e4m3fn"}
 """The element type of each quantized mode."""
@@ -71,12 +71,17 @@ class KvCache(Value):
         shape = (self.kv_heads, self.capacity, self.head_dim)
         found = [CacheTensor(f"cache.{layer}.{role}", self.dtypes[layer], shape) for role in ("key", "value")]
         if self.mode_of(layer) == "int8":
-            found += [CacheTensor(f"cache.{layer}.{role}_scale", "float32", shape[:2]) for role in ("key", "value")]
+            found += [CacheTensor(f"cache.{layer}.{role}_scale", "float16", shape[:2]) for role in ("key", "value")]
         return found
 
     def write(self, folder: Path) -> None:
         """Write `cache.json` into the folder."""
         (folder / FILE).write_text(self.model_dump_json(indent=1) + "\n")
+
+    @staticmethod
+    def of(folder: Path) -> KvCache | None:
+        """The cache of what lies in a folder; None where it is no decoder."""
+        return KvCache.read(folder) if (folder / FILE).is_file() else None
 
     @staticmethod
     def read(folder: Path) -> KvCache:

@@ -20,7 +20,7 @@ from trtbuild.graph.initializers import constant
 from trtbuild.graph.linear import along_output, products
 
 torch = pytest.importorskip("torch")
-STATIC = [name for name in FORMATS if name not in ("nvfp4", "mxfp8")]
+STATIC = [name for name, traits in FORMATS.items() if not traits.dynamic]  # test_block_scales has the others
 OF_CONVOLUTIONS = [name for name in STATIC if FORMATS[name].granularity in ("tensor", "channel")]
 CASES = [(model, form) for model in ("postnorm", "prenorm", "mlp", "gelu") for form in STATIC]
 CASES += [("cnn", form) for form in OF_CONVOLUTIONS]
@@ -155,14 +155,6 @@ def test_a_format_newer_than_the_opset_is_refused(exported, form, opset):
     model.opset_imports[""] = 18
     with pytest.raises(ModelError, match=f"opset {opset}"):
         insertion.insert(model, make_plan(path, sample("mlp"), form))
-
-
-@pytest.mark.parametrize("form", ["nvfp4", "mxfp8"])
-def test_formats_with_dynamic_scales_are_refused(exported, form):
-    plan = make_plan(path := exported("mlp"), sample("mlp"), "int8")
-    wrong = Plan({module: replace(numbers, format=form) for module, numbers in plan.modules.items()})
-    with pytest.raises(ModelError, match=f"{form} scales blocks of activations while it runs"):
-        insertion.insert(document.load(path), wrong)
 
 
 @pytest.mark.parametrize("form", STATIC)

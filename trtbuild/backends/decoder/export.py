@@ -33,14 +33,14 @@ _CAUSAL_LAYERS = ("full_attention", "sliding_attention")
 
 
 def as_decoder(model: Any, logits: Literal["all", "last"] = "all") -> Any:
-    """The same module with `forward(input_ids, lengths) -> (logits,)`, ready to be exported; only its class changes.
+    """The same module with `forward(input_ids, lengths=None) -> (logits,)`, ready to be exported; its class is new.
 
     `input_ids` int64 [batch, tokens]; `lengths` int64 [batch] counts the tokens before them, so that token t of row b
     has position `lengths[b] + t`; `logits` [batch, tokens, vocabulary], or [batch, 1, vocabulary] of the last column
     only (of no use where prompts of different lengths are padded). Exported with these as inputs and a range of tokens
-    from 1, the graph takes any mode of cache by `trtbuild.graph.kv_cache.attach`. Run in PyTorch, it has no cache, so
-    `lengths` must be zero. Raises ModelError where the model's attention is not causal self-attention; forward raises
-    one where a layer's is not.
+    from 1, the graph takes a cache by `trtbuild.graph.kv_cache.attach`. Run in PyTorch, it has no cache: `lengths` must
+    be left out, or zero. Raises ModelError where the model's attention is not causal self-attention; forward raises one
+    where a layer's is not.
     """
     config = _checked_config(model)
     base = type(model)
@@ -48,7 +48,8 @@ def as_decoder(model: Any, logits: Literal["all", "last"] = "all") -> Any:
     if unknown := arguments.keys() - inspect.signature(base.forward).parameters.keys():
         raise ModelError(f"{base.__name__}.forward has no parameter {unknown.pop()}", hint="ask for all logits")
 
-    def forward(self: Any, input_ids: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor]:
+    def forward(self: Any, input_ids: torch.Tensor, lengths: torch.Tensor | None = None) -> tuple[torch.Tensor]:
+        lengths = input_ids.new_zeros(input_ids.shape[0]) if lengths is None else lengths
         positions = lengths[:, None] + torch.arange(input_ids.shape[1], device=lengths.device)
         run = functools.partial(
             base.forward, self, input_ids=input_ids, position_ids=positions, use_cache=False, **arguments

@@ -22,7 +22,7 @@ from trtbuild.core.tensor_file import Tensors
 
 
 def observe_ranges(model: Any, samples: Iterable[Tensors], percentile: float = 99.99) -> dict[int, LayerRanges]:
-    """The ranges of every layer's keys and values, by head, for `trtbuild.graph.kv_cache.attach`.
+    """The ranges of every layer's keys and values, by head, for `trtbuild.graph.kv_cache.quantize`.
 
     Each sample holds the inputs of the model's forward, or of a decoder's (`lengths` of zero). Tokens where a sample's
     `attention_mask` [batch, tokens] is 0 do not count. `amax` is the least magnitude that `percentile` percent of a

@@ -40,35 +40,51 @@ _SLOTS = """
   target_4d = Unsqueeze (target, axes_1_3)
 """
 
+_ZEROED = """
+  of_tokens = Shape <start = 0, end = 3> (key)
+  counted = Mul (of_tokens, counters_each)
+  counters = ConstantOfShape <value = int32[1] none {0}> (counted)
+"""
+
 
 def as_computed() -> str:
     """Keys and values in the cache's own floating type."""
-    return _SLOTS + "".join(
-        f"""
+    return (
+        _SLOTS
+        + _ZEROED
+        + "".join(
+            f"""
   {role}_stored = CastLike ({role}, {role}_cache)
   {_write(f"{role}_stored", f"{role}_cache", f"{role}_cache_out", 4)}"""
-        for role in ("key", "value")
+            for role in ("key", "value")
+        )
     )
 
 
 def int8_per_token() -> str:
-    """INT8 with scale = amax / 127 for each token and head; infinities count as the greatest float, NaN as zero."""
+    """INT8 with a float16 scale for each token and head, amax / 127 rounded up; NaN counts as zero.
+
+    What exceeds the greatest scale's range saturates, infinities included.
+    """
     return (
         _SLOTS
+        + _ZEROED
         + _codes_to(127)
         + "".join(
             f"""
   {_without_nan(role)}
-  {role}_finite = Clip ({role}_number, lowest_f, greatest_f)
+  {role}_finite = Clip ({role}_number, lowest_int8, greatest_int8)
   {role}_magnitude = Abs ({role}_finite)
   {role}_amax = ReduceMax <keepdims = 1> ({role}_magnitude, last_axis)
-  {role}_step = Div ({role}_amax, greatest_code)
-  {role}_new_scale = Max ({role}_step, least_scale)
-  {role}_ratio = Div ({role}_finite, {role}_new_scale)
+  {role}_exact = Div ({role}_amax, greatest_code)
+  {role}_step = Max ({role}_exact, least_scale)
+  {_round_up(f"{role}_step")}
+  {role}_ratio = Div ({role}_finite, {role}_step_up)
   {_int8_codes(role)}
-  {role}_new_scale_3d = Squeeze ({role}_new_scale, axis_3)
+  {role}_step_3d = Squeeze ({role}_step_up, axis_3)
+  {role}_new_scale = CastLike ({role}_step_3d, {role}_scale)
   {_write(f"{role}_codes", f"{role}_cache", f"{role}_cache_out", 4)}
-  {_write(f"{role}_new_scale_3d", f"{role}_scale", f"{role}_scale_out", 3)}"""
+  {_write(f"{role}_new_scale", f"{role}_scale", f"{role}_scale_out", 3)}"""
             for role in ("key", "value")
         )
     )
@@ -78,6 +94,7 @@ def int8_per_head() -> str:
     """INT8 with a given scale [H] per head; what exceeds it saturates, NaN counts as zero."""
     return (
         _SLOTS
+        + _ZEROED
         + _codes_to(127)
         + "".join(
             f"""
@@ -97,6 +114,7 @@ def fp8_per_head() -> str:
     """
     return (
         _SLOTS
+        + _ZEROED
         + _codes_to(448)
         + "".join(
             f"""
@@ -131,6 +149,22 @@ def _without_nan(role: str) -> str:
   {role}_is_zero = Equal ({role}_f, zero_f)
   {role}_is_nothing = Or ({role}_is_nan, {role}_is_zero)
   {role}_number = Where ({role}_is_nothing, zero_f, {role}_f)
+"""
+
+
+def _round_up(x: str) -> str:
+    """`x`_up: the least float16 not less than x, as a float. Above a rounded r comes the one nearest to r and 5/8 to
+    5/4 of a step, whose size is 2^-24 where r is subnormal and else lies between r / 2^11 and r / 2^10."""
+    return f"""
+  {x}_rounded = Cast <to = {onnx.TensorProto.FLOAT16}> ({x})
+  {x}_nearest = Cast <to = {onnx.TensorProto.FLOAT}> ({x}_rounded)
+  {x}_by_share = Mul ({x}_nearest, next_by_share)
+  {x}_by_step = Add ({x}_nearest, next_by_step)
+  {x}_beyond = Max ({x}_by_share, {x}_by_step)
+  {x}_above = Cast <to = {onnx.TensorProto.FLOAT16}> ({x}_beyond)
+  {x}_next = Cast <to = {onnx.TensorProto.FLOAT}> ({x}_above)
+  {x}_fell = Less ({x}_nearest, {x})
+  {x}_up = Where ({x}_fell, {x}_next, {x}_nearest)
 """
 
 

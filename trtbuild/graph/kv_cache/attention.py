@@ -56,12 +56,14 @@ def over_floats() -> str:
 def over_scale_per_token() -> str:
     """INT8 codes with scales [B, H, S]. Integers are never NaN, so it is the scales that must not leak."""
     return _attention(
-        """
-  key_scale_row = Unsqueeze (key_scale, axis_2)
+        f"""
+  key_scale_f = Cast <to = {onnx.TensorProto.FLOAT}> (key_scale)
+  key_scale_row = Unsqueeze (key_scale_f, axis_2)
   scores = Mul (products, key_scale_row)
 """,
-        """
-  value_scale_row = Unsqueeze (value_scale, axis_2)
+        f"""
+  value_scale_f = Cast <to = {onnx.TensorProto.FLOAT}> (value_scale)
+  value_scale_row = Unsqueeze (value_scale_f, axis_2)
   held_row = Unsqueeze (held, axes_1_2)
   held_scale_row = Where (held_row, value_scale_row, zero_f)
   scaled_weights = Mul (weights, held_scale_row)
@@ -124,4 +126,5 @@ def _attention(to_scores: str, to_values: str) -> str:
   mixed_by_head = Reshape (mixed, output_shape)
   visible = Where (blind, zero_f, mixed_by_head)
   output = CastLike (visible, query)
+  partials = ConstantOfShape (axis_1)
 """

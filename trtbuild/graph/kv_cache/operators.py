@@ -71,6 +71,7 @@ class Operator:
 
 def define(model: ir.Model) -> None:
     """Give the model the bodies of this domain's operators that it uses, and of no others, in place."""
+    model.opset_imports.pop(DOMAIN, None)
     used = {node.op_type for node in model.graph if node.domain == DOMAIN}
     for key in [key for key in model.functions if key[0] == DOMAIN]:
         del model.functions[key]
@@ -91,10 +92,14 @@ _CONSTANTS = """
   axes_1_2 = Constant <value_ints = [1, 2]> ()
   axes_1_3 = Constant <value_ints = [1, 3]> ()
   last_axis = Constant <value_ints = [-1]> ()
+  counters_each = Constant <value_ints = [1, 1, 16]> ()
   zero_f = Constant <value_float = 0.0> ()
   lowest_f = Constant <value_float = -3.4028235e38> ()
-  greatest_f = Constant <value_float = 3.4028235e38> ()
-  least_scale = Constant <value_float = 1.1754944e-38> ()
+  lowest_int8 = Constant <value_float = -8319008.0> ()
+  greatest_int8 = Constant <value_float = 8319008.0> ()
+  least_scale = Constant <value_float = 5.9604645e-8> ()
+  next_by_share = Constant <value_float = 1.0006104> ()
+  next_by_step = Constant <value_float = 4.4703484e-8> ()
 """
 
 
@@ -112,35 +117,52 @@ def _drop_unused(function: onnx.FunctionProto) -> None:
 _CACHE, _SCALES = ("key_cache", "value_cache"), ("key_scale", "value_scale")
 _NEW = ("key", "value", "lengths")
 _CACHE_OUT, _SCALES_OUT = ("key_cache_out", "value_cache_out"), ("key_scale_out", "value_scale_out")
+# A plugin has no workspace: what attention's blocks need to find each other comes as tensors, the counters zeroed by
+# the append before it. The bodies have no use for either.
+_COUNTERS, _PARTIALS = "counters", "partials"
 _SOFTMAX = ("scale", "window")
 
-_FLOATS = Operator("KVCacheAppend", (*_CACHE, *_NEW), _CACHE_OUT, (), append.as_computed())
+_FLOATS = Operator("KVCacheAppend", (*_CACHE, *_NEW), (*_CACHE_OUT, _COUNTERS), (), append.as_computed())
 _INT8_PER_TOKEN = Operator(
     "KVCacheAppendInt8PerToken",
     (*_CACHE, *_SCALES, *_NEW),
-    (*_CACHE_OUT, *_SCALES_OUT),
+    (*_CACHE_OUT, *_SCALES_OUT, _COUNTERS),
     (),
     append.int8_per_token(),
 )
 _INT8_PER_HEAD = Operator(
-    "KVCacheAppendInt8PerHead", (*_CACHE, *_SCALES, *_NEW), _CACHE_OUT, (), append.int8_per_head()
+    "KVCacheAppendInt8PerHead",
+    (*_CACHE, *_SCALES, *_NEW),
+    (*_CACHE_OUT, _COUNTERS),
+    (),
+    append.int8_per_head(),
 )
-_FP8_PER_HEAD = Operator("KVCacheAppendFp8PerHead", (*_CACHE, *_SCALES, *_NEW), _CACHE_OUT, (), append.fp8_per_head())
+_FP8_PER_HEAD = Operator(
+    "KVCacheAppendFp8PerHead",
+    (*_CACHE, *_SCALES, *_NEW),
+    (*_CACHE_OUT, _COUNTERS),
+    (),
+    append.fp8_per_head(),
+)
 
 _OVER_FLOATS = Operator(
-    "CachedAttention", ("query", *_CACHE, "lengths"), ("output",), _SOFTMAX, attention.over_floats()
+    "CachedAttention",
+    ("query", *_CACHE, "lengths", _COUNTERS),
+    ("output", _PARTIALS),
+    _SOFTMAX,
+    attention.over_floats(),
 )
 _OVER_SCALE_PER_TOKEN = Operator(
     "CachedAttentionPerToken",
-    ("query", *_CACHE, *_SCALES, "lengths"),
-    ("output",),
+    ("query", *_CACHE, *_SCALES, "lengths", _COUNTERS),
+    ("output", _PARTIALS),
     _SOFTMAX,
     attention.over_scale_per_token(),
 )
 _OVER_SCALE_PER_HEAD = Operator(
     "CachedAttentionPerHead",
-    ("query", *_CACHE, *_SCALES, "lengths"),
-    ("output",),
+    ("query", *_CACHE, *_SCALES, "lengths", _COUNTERS),
+    ("output", _PARTIALS),
     _SOFTMAX,
     attention.over_scale_per_head(),
 )
