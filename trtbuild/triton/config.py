@@ -56,10 +56,7 @@ def model_config(
         (pb.ModelInput, interface.inputs, config.input),
         (pb.ModelOutput, interface.outputs, config.output),
     ):
-        into.extend(
-            kind(name=each, data_type=_data_type(each, tensor), dims=tensor.dims[1:] if greatest else tensor.dims)
-            for each, tensor in tensors.items()
-        )
+        into.extend(_tensor(kind, each, tensor, batched=bool(greatest)) for each, tensor in tensors.items())
     config.cc_model_filenames.update(files_by_capability or {})
     config.version_policy.latest.num_versions = options.versions
     offered = _offered(interface, options)
@@ -110,6 +107,16 @@ def _max_batch_size(batches: Sequence[tuple[int, int, int]] | None, options: Tri
             hint="lower it, or raise the batch axis in the recipe's shapes and build again",
         )
     return options.max_batch_size or greatest
+
+
+def _tensor(kind: Any, name: str, tensor: IoTensor, *, batched: bool) -> Any:
+    """An input or output. One number a row has no dims of its own, which Triton refuses: clients send it as [batch, 1],
+    and the engine gets [batch]."""
+    made = kind(name=name, data_type=_data_type(name, tensor), dims=tensor.dims[1:] if batched else tensor.dims)
+    if not made.dims:
+        made.dims.append(1)
+        made.reshape.SetInParent()
+    return made
 
 
 def _data_type(name: str, tensor: IoTensor) -> Any:
@@ -184,7 +191,7 @@ def _warm_up(config: pb.ModelConfig, interface: Interface, offered: Sequence[int
         sample = config.model_warmup.add(name=f"profile {offered[number]}", batch_size=batch)
         for name, shape in shapes.items():
             sample.inputs[name].data_type = _data_type(name, interface.inputs[name])
-            sample.inputs[name].dims.extend(shape[1:] if config.max_batch_size else shape)
+            sample.inputs[name].dims.extend((shape[1:] or [1]) if config.max_batch_size else shape)
             sample.inputs[name].zero_data = True
 
 

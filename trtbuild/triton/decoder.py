@@ -23,7 +23,7 @@ def generation_config(name: str, engine: Path, options: TritonOptions) -> pb.Mod
     """The model that clients ask: text, or token ids where the engine's folder has no tokenizer, to a stream."""
     text = (engine / TOKENIZER).is_file()
     prompt = (
-        pb.ModelInput(name="TEXT", data_type=pb.TYPE_STRING, dims=[1])
+        pb.ModelInput(name="prompt", data_type=pb.TYPE_STRING, dims=[1])
         if text
         else pb.ModelInput(name="input_ids", data_type=pb.TYPE_INT64, dims=[-1])
     )
@@ -38,7 +38,7 @@ def generation_config(name: str, engine: Path, options: TritonOptions) -> pb.Mod
         output=[pb.ModelOutput(name="token", data_type=pb.TYPE_INT64, dims=[1])],
     )
     if text:
-        config.output.add(name="TEXT", data_type=pb.TYPE_STRING, dims=[1])
+        config.output.add(name="text", data_type=pb.TYPE_STRING, dims=[1])
     config.model_transaction_policy.decoupled = True
     config.version_policy.latest.num_versions = options.versions
     config.instance_group.add(count=options.instances.count, kind=pb.ModelInstanceGroup.KIND_CPU)

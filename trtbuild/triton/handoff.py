@@ -46,7 +46,7 @@ def perf_analyzer_arguments(model: str, engine: Servable, greatest_batch: int) -
     words = ["perf_analyzer", "-m", model, "-b", str(max(1, min(usual_batch(engine), greatest_batch or 1)))]
     for name, shape in usual_shapes(engine, batched=bool(greatest_batch)).items():
         if DYNAMIC in engine.interface.inputs[name].dims[bool(greatest_batch) :]:
-            words += ["--shape", f"{name}:{','.join(map(str, shape))}"]
+            words += ["--shape", f"{name}:{','.join(map(str, shape or [1]))}"]
     return shlex.join([*words, "--concurrency-range", "1:8", "--percentile", "95"]) + "\n"
 
 

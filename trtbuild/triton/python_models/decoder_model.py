@@ -22,7 +22,7 @@ UNFINISHED = "�"
 
 
 class TritonPythonModel:
-    """`TEXT` or `input_ids`, and how to sample, to a stream of tokens."""
+    """`prompt` or `input_ids`, and how to sample, to a stream of tokens."""
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read what lies in the version's folder: the cache's description, the stop tokens, the tokenizer."""
@@ -33,7 +33,7 @@ class TritonPythonModel:
             facts = json.load(stream)
         self.capacity, self.cache, self.stop_tokens = facts["capacity"], facts["cache"], set(facts["stop_tokens"])
         self.tokenizer = None
-        if any(given["name"] == "TEXT" for given in config["input"]):
+        if any(given["name"] == "prompt" for given in config["input"]):
             from tokenizers import Tokenizer
 
             self.tokenizer = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
@@ -75,7 +75,7 @@ class TritonPythonModel:
                 text = self.tokenizer.decode(written)
                 whole = text if len(written) == wanted else text.rstrip(UNFINISHED)
                 piece, told = whole[len(told) :], max(whole, told, key=len)
-                answer.append(pb_utils.Tensor("TEXT", np.array([piece.encode()], dtype=np.object_)))
+                answer.append(pb_utils.Tensor("text", np.array([piece.encode()], dtype=np.object_)))
             yield answer
 
     def advance(self, ids: list[int], length: int, cache: list[Any]) -> tuple[Any, list[Any]]:
@@ -85,7 +85,7 @@ class TritonPythonModel:
             requested_output_names=["logits", *(name + OUT for name in self.cache)],
             inputs=[
                 pb_utils.Tensor("input_ids", np.array([ids], np.int64)),
-                pb_utils.Tensor("lengths", np.array([length], np.int64)),
+                pb_utils.Tensor("lengths", np.array([[length]], np.int64)),
                 *cache,
             ],
         )
@@ -102,7 +102,7 @@ class TritonPythonModel:
         """The prompt's tokens."""
         if self.tokenizer is None:
             return [int(each) for each in pb_utils.get_input_tensor_by_name(request, "input_ids").as_numpy().ravel()]
-        text = pb_utils.get_input_tensor_by_name(request, "TEXT").as_numpy().ravel()[0]
+        text = pb_utils.get_input_tensor_by_name(request, "prompt").as_numpy().ravel()[0]
         return list(self.tokenizer.encode(text.decode()).ids)
 
     def setting(self, request: Any, name: str, default: float) -> float:
