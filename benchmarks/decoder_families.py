@@ -21,7 +21,7 @@ import numpy as np
 import onnx_ir as ir
 import transformers
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path[0] = str(Path(__file__).parents[1])  # not this folder, whose subfolders have the names of packages
 
 from tests.decoders import FAMILIES, build, export, logits_of, teacher_forced, token_ids
 from trtbuild.backends.decoder.ranges import observe_ranges
@@ -29,6 +29,7 @@ from trtbuild.core.errors import TrtbuildError
 from trtbuild.core.kv_cache import CacheMode
 from trtbuild.graph import document
 from trtbuild.graph.kv_cache.attach import attach
+from trtbuild.graph.kv_cache.quantize import quantize_cache
 
 CAPACITY = 32
 MORE: dict[str, dict[str, Any]] = {
@@ -70,7 +71,7 @@ def row(family: str, folder: Path) -> dict[str, Any]:
     ranges = observe_ranges(model, [{"input_ids": ids, "lengths": np.zeros(len(ids), np.int64)}])
     for mode in get_args(CacheMode):
         graph = document.load(path)
-        cache = attach(graph, CAPACITY, mode, ranges=ranges)
+        cache = quantize_cache(graph, attach(graph, CAPACITY), mode, ranges)
         ir.save(graph, folder / "cached.onnx")
         facts[f"error_{mode}"] = float(f"{teacher_forced(folder / 'cached.onnx', cache, ids, truth):.2g}")
     return facts

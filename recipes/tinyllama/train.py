@@ -1,7 +1,7 @@
 """Trains tinyllama: a Llama of 1.4 million parameters that writes like Python's documentation, byte by byte.
 
-`python train.py [folder]` takes two to three minutes of one core and writes a folder as Hugging Face has them:
-config.json, generation_config.json, model.safetensors, tokenizer.json. Every variant of the recipe starts from it.
+It takes two to three minutes of one core, once: the recipe's build runs `train` as its first step and keeps what it
+wrote, a folder as Hugging Face has them. `python train.py FOLDER` does the same by hand.
 
 One seed and one thread give the same weights, bit by bit, on the same Python, torch and processor. Another processor
 or torch adds in another order: weights differ, and perplexity in its third digit.
@@ -9,17 +9,14 @@ or torch adds in another order: weights differ, and perplexity in its third digi
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from tinyllama import BOS, CONTEXT, EOS, PAD, VOCABULARY, model_folder, passages, token_ids
+from tinyllama import BOS, CONTEXT, EOS, PAD, VOCABULARY, passages, token_ids
 
 ARCHITECTURE = {
     "vocab_size": VOCABULARY,
@@ -46,18 +43,6 @@ MATRIX_RATE, VECTOR_RATE = 1e-2, 4e-3
 """Learning rates of Muon for the matrices (Jordan et al. 2024), and of AdamW for the embedding and the norms."""
 
 
-def train_once(folder: Path, steps: int = STEPS) -> Path:
-    """The folder, with a trained model in it: trained now where it was not, or other settings made it."""
-    if not _is_whole(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-            train(Path(scratch), steps)
-            folder.mkdir(exist_ok=True)
-            for file in sorted(Path(scratch).iterdir(), key=lambda file: file.name == "training.json"):
-                os.replace(file, folder / file.name)
-    return folder
-
-
 def train(folder: Path, steps: int = STEPS) -> float:
     """Train, write the model's files into `folder`, and return the perplexity of `JUDGED` held-out passages."""
     import torch
@@ -68,13 +53,13 @@ def train(folder: Path, steps: int = STEPS) -> float:
     torch.manual_seed(0)
     try:
         model = LlamaForCausalLM(LlamaConfig(**ARCHITECTURE))
-        _learn(model.train(), torch.from_numpy(token_ids("training")), steps)
+        _learn(model.train(), torch.from_numpy(token_ids("calibration")), steps)
         perplexity = _perplexity(model.eval())
     finally:
         torch.set_num_threads(threads)
     model.save_pretrained(folder)
     write_tokenizer(folder)
-    facts = {"fingerprint": _fingerprint(), "steps": steps, "held_out_perplexity": perplexity}
+    facts = {"steps": steps, "held_out_perplexity": perplexity}
     (folder / "training.json").write_text(json.dumps(facts, indent=1) + "\n")
     return perplexity
 
@@ -149,26 +134,11 @@ def _byte_characters() -> list[str]:
     return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]
 
 
-def _fingerprint() -> str:
-    """What decides the weights on one machine: the code here, the text, torch."""
-    import torch
-
-    parts = [Path(__file__).read_bytes(), token_ids("training").tobytes(), torch.__version__.encode()]
-    return hashlib.sha256(b"".join(parts)).hexdigest()
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        facts = json.loads((folder / "training.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return bool(facts.get("fingerprint") == _fingerprint()) and (folder / "model.safetensors").is_file()
-
-
 def main() -> None:
-    """Train into the folder that the first argument names, or the user's cache."""
-    folder = train_once(Path(sys.argv[1]) if len(sys.argv) > 1 else model_folder())
-    print(f"{folder}: {(folder / 'training.json').read_text()}")
+    """Train into the folder that the first argument names."""
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"{folder}: held-out perplexity {train(folder):.4f}")
 
 
 if __name__ == "__main__":

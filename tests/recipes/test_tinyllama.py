@@ -1,4 +1,4 @@
-"""The recipe's text, metric and training: what its perplexities rest on."""
+"""The recipe's text and training, and every variant of it, trained for a moment instead of minutes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,24 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from trtbuild.decoding.likelihood import log_softmax
+from trtbuild.core.report import BuildReport
+from trtbuild.datasets.documentation import documents
 from trtbuild.decoding.tokenizer import stop_tokens_of, tokenizer_of
+from trtbuild.pipeline.build import build
+from trtbuild.pipeline.generate import generate
 
+pytest.importorskip("torch")
 FOLDER = Path(__file__).parents[2] / "recipes" / "tinyllama"
+QUICK = [
+    "model.huggingface.made_by.arguments={steps: 12}",
+    "data.arguments={length: 128}",
+    "data.calibration=16",
+    "data.evaluation=16",
+    "decoder.capacity=128",
+    "decoder.prompt=32",
+    "decoder.steps=12",
+    "measure.runs=3",
+]
 
 
 @pytest.fixture(scope="module")
@@ -22,25 +36,26 @@ def tinyllama() -> ModuleType:
     sys.path.insert(0, str(FOLDER))
     try:
         import tinyllama
-        import train  # noqa: F401 - tinyllama:model imports it
+        import train  # noqa: F401 - a test calls it
     finally:
         sys.path.remove(str(FOLDER))
     return tinyllama
 
 
 @pytest.fixture(scope="module")
-def trained(tinyllama: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return sys.modules["train"].train_once(tmp_path_factory.mktemp("models") / "tiny", steps=2)
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, BuildReport]:
+    folder = tmp_path_factory.mktemp("tinyllama")
+    return folder, build(FOLDER, sets=QUICK, store=folder / "store", output=folder / "engines")
 
 
 def test_no_long_paragraph_is_in_both_splits(tinyllama: ModuleType) -> None:
     training, held_out = (
-        {part.strip() for text in tinyllama.documents(split) for part in text.split("\n\n") if len(part) > 60}
-        for split in ("training", "held_out")
+        {part.strip() for text in documents(split) for part in text.split("\n\n") if len(part) > 60}
+        for split in ("calibration", "evaluation")
     )
     assert not training & held_out
-    assert len(tinyllama.token_ids("training")) > 200_000
-    assert len(tinyllama.token_ids("held_out")) > 33_000  # enough for 128 passages of a whole context
+    assert len(tinyllama.token_ids("calibration")) > 200_000
+    assert len(tinyllama.token_ids("evaluation")) > 33_000  # enough for 128 passages of a whole context
 
 
 def test_passages_are_whole_contexts_of_their_split(tinyllama: ModuleType) -> None:
@@ -49,7 +64,7 @@ def test_passages_are_whole_contexts_of_their_split(tinyllama: ModuleType) -> No
     rows = np.concatenate([batch["input_ids"] for batch in batches])
     assert rows.dtype == np.int64
     assert (rows[:, 0] == tinyllama.BOS).all()
-    text = tinyllama.token_ids("held_out").astype("<u2").tobytes()
+    text = tinyllama.token_ids("evaluation").astype("<u2").tobytes()
     for row in rows:
         assert row[1:].astype("<u2").tobytes() in text
     assert len({row.tobytes() for row in rows}) == 20
@@ -57,62 +72,55 @@ def test_passages_are_whole_contexts_of_their_split(tinyllama: ModuleType) -> No
         list(tinyllama.passages("evaluation", 1_000_000))
 
 
-def test_the_metric_of_known_odds(tinyllama: ModuleType) -> None:
-    """The reference gives the right token 1/2, the model 1/4, of four tokens; the rest is shared."""
-    ids = np.array([[0, 1, 2, 3, 0]])
-
-    def logits(chance: float) -> dict[str, np.ndarray]:
-        chances = np.full((1, 5, 4), (1 - chance) / 3)
-        chances[0, np.arange(4), ids[0, 1:]] = chance
-        return {"logits": np.log(chances).astype(np.float32)}
-
-    found = tinyllama.language_modelling([logits(0.25 - 1e-7)], [logits(0.5)], [{"input_ids": ids}])
-    assert found["perplexity"] == pytest.approx(4, rel=1e-5)
-    assert found["perplexity_ratio"] == pytest.approx(2, rel=1e-5)
-    assert found["kl_divergence"] == pytest.approx(0.5 * np.log(2) + 0.5 * np.log(2 / 3), rel=1e-4)
-    assert found["top1_agreement"] == 0
-    same = tinyllama.language_modelling([logits(0.5)], [logits(0.5)], [{"input_ids": ids}])
-    assert (same["top1_agreement"], same["kl_divergence"], same["perplexity_ratio"]) == (1, 0, 1)
+def test_training_is_the_same_each_time(tinyllama: ModuleType, tmp_path: Path) -> None:
+    perplexities, digests = set(), set()
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        perplexities.add(sys.modules["train"].train(folder, steps=2))
+        digests.add(hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest())
+        assert json.loads((folder / "training.json").read_text())["held_out_perplexity"] in perplexities
+    assert len(perplexities) == len(digests) == 1
+    assert 50 < perplexities.pop() < 264
 
 
-def test_training_is_the_same_each_time_and_happens_once(tinyllama: ModuleType, trained: Path, tmp_path: Path) -> None:
-    train = sys.modules["train"]
-    facts = json.loads((trained / "training.json").read_text())
-    assert 50 < facts["held_out_perplexity"] < 264
-    assert train.train(tmp_path, steps=2) == facts["held_out_perplexity"]
-    first, second = (
-        hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest() for folder in (trained, tmp_path)
-    )
-    assert first == second
-    before = (trained / "model.safetensors").stat().st_mtime_ns
-    train.train_once(trained, steps=2)
-    assert (trained / "model.safetensors").stat().st_mtime_ns == before
-    (trained / "training.json").write_text(json.dumps(facts | {"fingerprint": "other"}))
-    train.train_once(trained, steps=2)
-    assert json.loads((trained / "training.json").read_text()) == facts
-
-
-def test_the_tokenizer_is_the_text_s_bytes_behind_bos(tinyllama: ModuleType, trained: Path) -> None:
+def test_the_tokenizer_is_the_text_s_bytes_behind_bos(tinyllama: ModuleType, built: tuple[Path, BuildReport]) -> None:
     text = "The “with” statement\n\n   with A() as a: \t日本\x00\x7f"
-    tokenizer = tokenizer_of(trained)
+    engine = built[0] / "engines" / "tinyllama" / "kv_int8"
+    tokenizer = tokenizer_of(engine)
     tokens = tokenizer.encode(text)
     assert tokens == [tinyllama.BOS, *text.encode()]
+    assert tokenizer.encode_inside(text) == tokens[1:]
     assert tokenizer.decode([*tokens, tinyllama.EOS, tinyllama.VOCABULARY - 1]) == text
-    assert stop_tokens_of(trained) == [tinyllama.EOS]
+    assert stop_tokens_of(engine) == [tinyllama.EOS]
 
 
-def test_the_factory_gives_the_trained_module(
-    tinyllama: ModuleType, trained: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
+def test_what_is_asked_of_weights_and_cache_is_what_runs(built: tuple[Path, BuildReport]) -> None:
+    coverage = {variant.name: variant.coverage.model_dump() for variant in built[1].variants}
+    assert coverage["fp16"]["asked"] == 0
+    for name in ("kv_int8", "kv_int8_static", "kv_fp8"):
+        assert coverage[name] == {"asked": 4, "inserted": 4, "ran": 4, "untold": 0}
+    for name in ("int8_sq_kv_int8", "fp8_kv_fp8", "int4_awq_kv_int8"):
+        assert coverage[name] == {"asked": 32, "inserted": 32, "ran": 32, "untold": 0}  # 28 linears and 4 caches
 
-    monkeypatch.setenv("TINYLLAMA", str(trained))
-    monkeypatch.setattr(sys.modules["train"], "train_once", lambda folder: folder)
-    module = tinyllama.model()
-    (batch,) = tinyllama.passages("evaluation", 8)
-    with torch.no_grad():
-        logits = module(torch.from_numpy(batch["input_ids"])).logits.numpy()
-    assert logits.shape == (8, 256, tinyllama.VOCABULARY)
-    nats = -np.take_along_axis(log_softmax(logits[:, :-1]), batch["input_ids"][:, 1:, None], axis=-1).mean()
-    facts = json.loads((trained / "training.json").read_text())
-    assert np.exp(nats) == pytest.approx(facts["held_out_perplexity"], rel=0.2)
+
+def test_a_cache_in_8_bits_costs_half_and_next_to_nothing(built: tuple[Path, BuildReport]) -> None:
+    accuracy = {variant.name: variant.accuracy for variant in built[1].variants}
+    assert accuracy["fp16"]["perplexity_ratio_to_model"] == pytest.approx(1, abs=1e-3)
+    for name, most in (("kv_int8", 1.002), ("kv_int8_static", 1.02), ("kv_fp8", 1.02)):
+        assert accuracy[name]["perplexity_ratio"] <= most
+        assert accuracy[name]["kv_bytes_ratio"] <= 0.52
+    assert accuracy["kv_int8"]["top1_agreement"] >= 0.98
+    report = next(variant for variant in built[1].variants if variant.name == "kv_int8")
+    assert report.cache_bytes == 8 * 4 * 2 * 2 * 128 * (128 + 2)  # rows, layers, K and V, heads, slots, codes and scale
+    assert report.latency_ms.tokens_per_s
+    assert report.latency_ms.first_token
+
+
+def test_its_engine_writes(built: tuple[Path, BuildReport]) -> None:
+    written = generate(built[0] / "engines" / "tinyllama" / "int4_awq_kv_int8", ["The with"], max_new_tokens=5)
+    assert written.new_tokens == 5
+    assert written.cache == "int8"
+
+
+def test_a_second_build_runs_nothing(built: tuple[Path, BuildReport]) -> None:
+    again = build(FOLDER, sets=QUICK, store=built[0] / "store", output=built[0] / "engines")
+    assert again.steps_run == 0

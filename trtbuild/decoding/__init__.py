@@ -10,7 +10,8 @@ cache, and gives `logits` and the cache as it is after. Nothing here imports a f
     tokenizer        text to tokens and back
     likelihood       what a decoder thinks of a text: log-probabilities, perplexity
     teacher_forcing  two decoders on the same text, step by step
-    cache_agreement  two caches, layer by layer
+    cache_directions caches made comparable, layer by layer
     free_running     how long two decoders write the same
     needle           whether a decoder still finds what it read long ago
+    reading          all that is found out about one decoder alone
 """

@@ -7,8 +7,14 @@ import numpy as np
 from trtbuild.core.kv_cache import KvCache
 from trtbuild.core.tensor_file import Array, Tensors
 
-ELEMENTS = {"float32": np.float32, "float16": np.float16, "int8": np.int8, "float8e4m3fn": np.uint8}
-"""How NumPy holds each type of a cache. It has no FP8: those codes travel as the bytes they are."""
+ELEMENTS = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": np.uint16,
+    "int8": np.int8,
+    "float8e4m3fn": np.uint8,
+}
+"""How NumPy holds each type of a cache. It has no FP8 and no BF16: those numbers travel as the bits they are."""
 
 
 def empty(layout: KvCache, batch: int) -> Tensors:
@@ -48,5 +54,7 @@ def numbers(cache: Tensors, layout: KvCache, layer: int, part: str) -> Array:
     codes = cache[name]
     if layout.dtypes[layer] == "float8e4m3fn":
         return np.asarray(FP8_VALUES[codes])
+    if layout.dtypes[layer] == "bfloat16":  # the upper half of a float32
+        return (codes.astype(np.uint32) << 16).view(np.float32)
     found = codes.astype(np.float32)
     return found * cache[f"{name}_scale"][..., None] if f"{name}_scale" in cache else found

@@ -23,31 +23,26 @@ class FreeAgreement(Result):
         return sum(self.lengths) / len(self.lengths)
 
 
-def compare_free(
-    decoder: Decoder,
-    reference: Decoder,
-    prompts: Sequence[Sequence[int]],
-    max_new_tokens: int,
-    stop_tokens: Sequence[int] = (),
-) -> FreeAgreement:
-    """Let both continue each prompt greedily. Raises DataError where a prompt does not fit either cache."""
-    mine, theirs = (_written(each, prompts, max_new_tokens, stop_tokens) for each in (decoder, reference))
-    return FreeAgreement(
-        lengths=[_common(first, second) for first, second in zip(mine, theirs, strict=True)],
-        identical=sum(first == second for first, second in zip(mine, theirs, strict=True)) / len(mine),
-    )
-
-
-def _written(
-    decoder: Decoder, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_tokens: Sequence[int]
+def write_on(
+    decoder: Decoder, prompts: Sequence[Sequence[int]], max_new_tokens: int, stop_tokens: Sequence[int] = ()
 ) -> list[list[int]]:
+    """What a decoder writes behind each prompt, always the likeliest token. Raises DataError where a prompt does not
+    fit its cache."""
     generation = Generation(decoder, prompts, max_new_tokens=max_new_tokens, stop_tokens=stop_tokens)
     for _ in generation:
         pass
     return generation.rows
 
 
-def _common(first: list[int], second: list[int]) -> int:
+def compare_written(mine: Sequence[Sequence[int]], theirs: Sequence[Sequence[int]]) -> FreeAgreement:
+    """Two decoders' texts behind the same prompts."""
+    return FreeAgreement(
+        lengths=[_common(first, second) for first, second in zip(mine, theirs, strict=True)],
+        identical=sum(list(first) == list(second) for first, second in zip(mine, theirs, strict=True)) / len(mine),
+    )
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
     return next(
         (position for position, pair in enumerate(zip(first, second, strict=False)) if pair[0] != pair[1]),
         min(len(first), len(second)),

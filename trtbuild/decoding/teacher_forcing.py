@@ -7,10 +7,37 @@ from collections.abc import Sequence
 import numpy as np
 
 from trtbuild.core.errors import DataError
-from trtbuild.core.tensor_file import Array
+from trtbuild.core.kv_cache import KvCache
+from trtbuild.core.roles import Session
+from trtbuild.core.tensor_file import Array, Tensors
 from trtbuild.core.values import Result
+from trtbuild.decoding.cache_directions import directions
 from trtbuild.decoding.decoder import Decoder
 from trtbuild.decoding.likelihood import forced_logits, log_softmax
+
+LOGITS = "logits"
+
+
+class Forced(Session):
+    """A decoder as a session of whole texts, for whoever compares sessions: one call reads a text step by step.
+
+    It takes `input_ids`, int64 [rows, tokens], and gives `logits`, float32 [rows, steps, vocabulary], the first step
+    being behind the first `prompt` tokens and each later one behind one more; and each layer's cache at the end, as
+    `trtbuild.decoding.cache_directions` makes caches comparable.
+    """
+
+    def __init__(self, session: Session, layout: KvCache, prompt: int) -> None:
+        self._decoder = Decoder(session, layout)
+        self._prompt = prompt
+
+    def infer(self, inputs: Tensors) -> Tensors:
+        """Read one batch of texts. Raises DataError where they are not longer than the prompt."""
+        steps = list(forced_logits(self._decoder, inputs["input_ids"], self._prompt))
+        return {LOGITS: np.stack(steps, axis=1), **directions(self._decoder)}
+
+    def close(self) -> None:
+        """Close the engine's own session."""
+        self._decoder.session.close()
 
 
 class ForcedAgreement(Result):
@@ -31,36 +58,32 @@ class ForcedAgreement(Result):
     def means(self) -> dict[str, float]:
         """Each of the three over all steps, and the least cosine of a step."""
         return {
+            "top1_agreement": float(np.mean(self.top1_agreement)),
+            "kl_divergence": float(np.mean(self.kl_divergence)),
             "logits_cosine": float(np.mean(self.logits_cosine)),
             "logits_cosine_min": min(self.logits_cosine),
-            "kl_divergence": float(np.mean(self.kl_divergence)),
-            "top1_agreement": float(np.mean(self.top1_agreement)),
         }
 
 
-def compare_forced(decoder: Decoder, reference: Decoder, texts: Sequence[Array], prompt: int) -> ForcedAgreement:
-    """Both decoders on each of `texts` (int64 [rows, tokens], as many tokens each), the first `prompt` in one call.
+def agreement(logits: Sequence[Array], reference: Sequence[Array]) -> ForcedAgreement:
+    """The agreement of two decoders' logits, text by text [rows, steps, vocabulary], as `Forced` gives them.
 
-    Raises DataError where the texts differ in length, logits are not finite, or both are one and the same.
+    Raises DataError where texts differ in their number of steps, or logits are not finite.
     """
-    if decoder is reference:
-        raise DataError(
-            "a decoder has one cache, so it cannot be its own reference", hint="give its session to another"
-        )
-    if len({ids.shape[1] for ids in texts}) != 1:
+    if len({found.shape[1] for found in (*logits, *reference)}) != 1:
         raise DataError("teacher forcing needs texts of one length")
-    steps = texts[0].shape[1] - prompt + 1
+    steps = logits[0].shape[1]
     cosine, nats, same = np.zeros(steps), np.zeros(steps), np.zeros(steps)
-    for ids in texts:
-        pairs = zip(forced_logits(decoder, ids, prompt), forced_logits(reference, ids, prompt), strict=True)
-        for step, (mine, theirs) in enumerate(pairs):
+    for mine_of_text, theirs_of_text in zip(logits, reference, strict=True):
+        for step in range(steps):
+            mine, theirs = mine_of_text[:, step], theirs_of_text[:, step]
             if not (np.isfinite(mine).all() and np.isfinite(theirs).all()):
                 raise DataError(f"logits at step {step} hold NaN or infinity")
             cosine[step] += _cosines(mine, theirs).sum()
             found, expected = log_softmax(mine), log_softmax(theirs)
             nats[step] += max(float((np.exp(expected) * (expected - found)).sum()), 0.0)
             same[step] += int((mine.argmax(axis=-1) == theirs.argmax(axis=-1)).sum())
-    rows = sum(len(ids) for ids in texts)
+    rows = sum(len(found) for found in logits)
     return ForcedAgreement(
         rows=rows,
         logits_cosine=list(cosine / rows),

@@ -25,6 +25,10 @@ class Tokenizer(ABC):
         """The tokens of a text, with those that the model expects before it."""
 
     @abstractmethod
+    def encode_inside(self, text: str) -> list[int]:
+        """The tokens of a text that stands inside another: without special ones."""
+
+    @abstractmethod
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens; a character that is cut in the middle becomes U+FFFD."""
 
@@ -35,6 +39,8 @@ class ByteTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         """The bytes of the text."""
         return list(text.encode())
+
+    encode_inside = encode
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of the bytes."""
@@ -63,6 +69,10 @@ class FileTokenizer(Tokenizer):
     def encode(self, text: str) -> list[int]:
         """The tokens of the text, with the special ones that the file's post-processor adds."""
         return list(self._tokenizer.encode(text).ids)
+
+    def encode_inside(self, text: str) -> list[int]:
+        """The tokens of the text alone."""
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, tokens: Sequence[int]) -> str:
         """The text of the tokens, special ones left out."""
