@@ -22,6 +22,7 @@ check: .venv/dev  ## style, types, floors, generated files
 docs: .venv/dev  ## regenerate what is generated
 	$(BIN)/python -m trtbuild.recipe.json_schema > recipes/recipe.schema.json
 	$(BIN)/python -m trtbuild.recipe.reference > docs/recipe.md
+	$(BIN)/python -m trtbuild.reports.catalogue > recipes/README.md
 
 clean:
 	rm -rf .venv engines/*/ .pytest_cache .mypy_cache .ruff_cache

@@ -22,11 +22,13 @@ from trtbuild.backends.decoder.ranges import observe_ranges
 from trtbuild.backends.onnxruntime.backend import OnnxRuntime
 from trtbuild.backends.pytorch import PyTorch
 from trtbuild.core.artifacts import OnnxModel
+from trtbuild.core.kv_cache import CacheFloat, CacheMode
 from trtbuild.core.tensors import AxisRange, Shapes, TensorSpec
 from trtbuild.decoding.decoder import Decoder
 from trtbuild.decoding.needle import Trial, retrieval, trials
 from trtbuild.graph import document
 from trtbuild.graph.kv_cache.attach import attach
+from trtbuild.graph.kv_cache.quantize import quantize_cache
 
 ROOT = Path(__file__).parents[1]
 CONTEXTS = (256, 1024, 4096)
@@ -36,12 +38,12 @@ WIDTH, HEAD = 64, 128
 """Elements that a token is written in, and of a head: its slow half holds a token, its fast half a distance."""
 LOOK_BACK, MATCH, SAY = 30.0, 6.0, 20.0
 """How sharply the first head picks the token before, how sharply the second a match, and how surely it speaks."""
-MODES: dict[str, dict[str, Any]] = {
-    "fp32": {"mode": "float", "float_type": "float32"},
-    "fp16": {"mode": "float", "float_type": "float16"},
-    "int8": {"mode": "int8"},
-    "int8_static": {"mode": "int8_static"},
-    "fp8": {"mode": "fp8"},
+MODES: dict[str, tuple[CacheFloat, CacheMode]] = {
+    "fp32": ("float32", "float"),
+    "fp16": ("float16", "float"),
+    "int8": ("float32", "int8"),
+    "int8_static": ("float32", "int8_static"),
+    "fp8": ("float32", "fp8"),
 }
 
 
@@ -55,9 +57,9 @@ def main() -> None:
         PyTorch().export(as_decoder(induction()), _shapes(), 21, exported.main)
         sample = np.array([haystack[:1024]])
         ranges = observe_ranges(induction(), [{"input_ids": sample}])
-        for name, mode in MODES.items():
+        for name, (floats, mode) in MODES.items():
             model = document.load(exported.main)
-            layout = attach(model, max(CONTEXTS) + 8, ranges=ranges, **mode)
+            layout = quantize_cache(model, attach(model, max(CONTEXTS) + 8, floats), mode, ranges)
             written = OnnxModel(Path(scratch) / name)
             written.path.mkdir()
             document.save(model, written)

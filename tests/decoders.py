@@ -6,15 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 import transformers
 
+from trtbuild.backends.autocast import AutoCast
 from trtbuild.backends.decoder.export import as_decoder
+from trtbuild.backends.onnxruntime import sessions
 from trtbuild.backends.pytorch import PyTorch
+from trtbuild.core.artifacts import OnnxModel
 from trtbuild.core.kv_cache import OUT, KvCache
 from trtbuild.core.tensors import Shapes
 from trtbuild.graph import canonical, document
+from trtbuild.graph.always_float32 import always_float32
+from trtbuild.graph.kv_cache.attach import attach
+from trtbuild.graph.kv_cache.stand_in import conceal, reveal
 
 Array = np.ndarray[Any, Any]
 
@@ -91,13 +98,30 @@ def export(model: Any, path: Path, **settings: Any) -> Path:
     return path
 
 
+def lower(exported: Path, folder: Path, capacity: int, *, keep: bool = True) -> tuple[Path, KvCache]:
+    """The decoder with a cache in FP16, lowered as the build does."""
+    folder.mkdir()
+    original = document.load(exported)
+    cache = attach(original, capacity, "float16")
+    concealed = document.load(exported)
+    conceal(concealed, attach(concealed, capacity, "float16"))
+    document.ir.save(concealed, folder / "model.onnx")
+    onnx.checker.check_model(folder / "model.onnx", full_check=True)
+    kept = always_float32(concealed.graph) if keep else []
+    AutoCast().cast(OnnxModel(folder), "fp16", True, folder / "fp16.onnx", kept)
+    lowered = document.load(folder / "fp16.onnx")
+    canonical.canonicalize(lowered)
+    reveal(lowered, original, cache)
+    document.ir.save(lowered, folder / "cached.onnx")
+    onnx.checker.check_model(folder / "cached.onnx", full_check=True)
+    return folder / "cached.onnx", cache
+
+
 class Rows:
     """A batch of rows in ONNX Runtime. The cache begins as NaN and other codes that must never be attended."""
 
     def __init__(self, path: Path, cache: KvCache, rows: int) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self.session = sessions.load(path, 1)
         self.types = {tensor.name: tensor.dtype for layer in range(cache.layers) for tensor in cache.tensors(layer)}
         self.state = {
             tensor.name: _worst((rows, *tensor.row_shape), tensor.dtype)

@@ -19,10 +19,37 @@ _PUBLIC = {
     "examine": "trtbuild.pipeline.doctor",
     "explain": "trtbuild.pipeline.explain",
     "inspect": "trtbuild.pipeline.inspect",
+    "keygen": "trtbuild.pipeline.sign",
     "load": "trtbuild.recipe.load",
+    "package": "trtbuild.pipeline.package",
+    "promote": "trtbuild.pipeline.promote",
+    "publish": "trtbuild.pipeline.publish",
+    "pull": "trtbuild.pipeline.pull",
+    "rollback": "trtbuild.pipeline.promote",
+    "sign": "trtbuild.pipeline.sign",
+    "verify": "trtbuild.pipeline.sign",
+    "versions": "trtbuild.pipeline.promote",
 }
 
-__all__ = ["advise", "bench", "build", "build_and_repair", "examine", "explain", "inspect", "load"]
+__all__ = [
+    "advise",
+    "bench",
+    "build",
+    "build_and_repair",
+    "examine",
+    "explain",
+    "inspect",
+    "keygen",
+    "load",
+    "package",
+    "promote",
+    "publish",
+    "pull",
+    "rollback",
+    "sign",
+    "verify",
+    "versions",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -93,8 +93,9 @@ def quantize(k: torch.Tensor, v: torch.Tensor, cache: str) -> Cache:
 
 def _per_token(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     step = (x.abs().amax(-1).float() / 127).clamp_min(2**-24)
-    scale = step.half()
-    scale = torch.where(scale.float() < step, torch.nextafter(scale.float(), torch.full_like(step, 65504)).half(), scale)
+    nearest = step.half()
+    up = (nearest.view(torch.int16) + 1).view(torch.float16)  # the next float16 above
+    scale = torch.where(nearest.float() < step, up, nearest)
     codes = torch.empty(x.shape, dtype=torch.int8, device=x.device)
     for part, of, factor in zip(codes.flatten(0, -3), x.flatten(0, -3), scale.flatten(0, -2), strict=True):
         part.copy_((of.float() / factor.float()[:, None]).round_().clamp_(-127, 127))
@@ -108,7 +109,7 @@ def _per_head(x: torch.Tensor, cache: str) -> tuple[torch.Tensor, torch.Tensor]:
     codes = torch.empty(x.shape, dtype=torch.float8_e4m3fn if cache == "fp8" else torch.int8, device=x.device)
     heads = x.shape[-3]
     for i, (part, of) in enumerate(zip(codes.flatten(0, -3), x.flatten(0, -3), strict=True)):
-        ratio = (of.float() / scale[i % heads]).clamp_(-top, top)
+        ratio = (of.float() / scale[i % heads] + 0.0).clamp_(-top, top)  # no -0.0
         part.copy_(ratio if cache == "fp8" else ratio.round_())
     return codes, scale
 

@@ -19,22 +19,34 @@ BEHIND = {
     "sample": ["core/python_entry.py", "datasets/*.py"],
     "export": ["backends/pytorch.py", "backends/huggingface.py", *(NAMED := ["graph/canonical.py", "graph/naming.py"])],
     "adopt": NAMED,
-    "autocast": ["backends/autocast.py", "graph/pinning.py"],
+    "make": ["core/python_entry.py"],
+    "export_decoder": [
+        *("backends/pytorch.py", "backends/huggingface.py", "backends/decoder/backend.py", "backends/decoder/export.py"),
+        *NAMED,
+        *(CACHED := ["graph/kv_cache/*.py", "core/kv_cache.py"]),
+    ],
+    "calibrate_cache": ["backends/decoder/*.py", "backends/modelopt/histogram.py", "core/quantization.py"],
+    "quantize_cache": CACHED,
+    "use_native_cache": CACHED,
+    "read": (READ := ["decoding/*.py"]),
+    "read_in_fp32": [*READ, "backends/pytorch.py", "backends/decoder/export.py"],
+    "validate_decoder": [*READ, "backends/polygraphy.py"],
+    "measure_decoder": ["stages/measure.py", "backends/onnxruntime/*.py", "backends/tensorrt/*.py"],
+    "autocast": ["backends/autocast.py", "graph/pinning.py", "graph/always_float32.py", "graph/kv_cache/stand_in.py"],
     "bisect": [
         "backends/autocast.py",
         "stages/autocast.py",
         *(f"graph/{name}.py" for name in ("non_finite", "keeping", "pinning", "ranges", "float_types")),
     ],
-    "calibrate": ["backends/modelopt/*.py", "core/quantization.py"],
+    "calibrate": (CALIBRATED := ["backends/modelopt/*.py", "core/quantization.py"]),
     "calibrate_onnx": ["backends/modelopt_onnx/*.py", "graph/reading.py", "core/quantization.py"],
-    "finetune": ["backends/modelopt/*.py"],
     "sensitivity": ["backends/prober.py", "backends/fake_quantization.py"],
     "search": (
         INSERTED := [
             f"graph/{name}.py"
             for name in (
                 *("insertion", "selection", "layers", "linear", "convolution", "attention", "operands", "weights"),
-                *("quantize", "float_types", "smoothing", "folding", "gelu", "embeddings"),
+                *("quantize", "float_types", "smoothing", "folding", "gelu", "embeddings", "block_scales/*"),
             )
         ]
     )
@@ -42,10 +54,14 @@ BEHIND = {
     + (TRIED := ["stages/trial.py", "stages/mix.py", "stages/floors.py", "stages/scoring.py"]),
     "repair": [*INSERTED, *TRIED, "core/culprits.py", "core/agreement.py"],
     "insert": INSERTED,
+    "finetune": [*CALIBRATED, *INSERTED],
     "observe_ranges": ["graph/ranges.py", "graph/attention.py"],
     "build": [
         "backends/onnxruntime/*.py",
         "backends/tensorrt/*.py",
+        "plugins/*.py",
+        "../plugins/*/plugin.yaml",
+        "../plugins/*/ptx/*.ptx",
         "stages/tensorrt_options.py",
         "graph/opset17.py",
         "graph/tensorrt86*.py",
@@ -55,6 +71,8 @@ BEHIND = {
                 "unsigned",
                 "gelu",
                 "fp8_in_floats",
+                "float_rounding",
+                "block_scales/*",
                 "gemm_as_matmul",
                 "relu_in_codes",
                 "float_kernels",
@@ -69,7 +87,10 @@ BEHIND = {
 
 
 def _hash(files: list[Path]) -> str:
-    trees = [ast.dump(_without_docstrings(ast.parse(file.read_text()))) for file in files]
+    trees = [
+        ast.dump(_without_docstrings(ast.parse(file.read_text()))) if file.suffix == ".py" else file.read_text()
+        for file in files
+    ]
     return hashlib.sha256("\n".join(trees).encode()).hexdigest()[:16]
 
 
@@ -84,7 +105,8 @@ def _without_docstrings(tree: ast.AST) -> ast.AST:
 
 
 def _files(name: str) -> list[Path]:
-    found = sorted(PACKAGE.glob(name))
+    folder, name = (PACKAGE.parent, name[3:]) if name.startswith("../") else (PACKAGE, name)
+    found = sorted(folder.glob(name))
     assert found, f"{name} is gone: say what stands behind the stage now"
     return found
 

@@ -1,4 +1,4 @@
-"""What is installed: the wheel holds the package and the shipped recipes, which can be used from anywhere."""
+"""What is installed: the wheel holds the package, the shipped recipes, which can be used from anywhere, and plugins."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree, out = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
-    for name in ("trtbuild", "recipes"):
+    for name in ("trtbuild", "recipes", "plugins"):
         shutil.copytree(ROOT / name, tree / name)
     (tree / "recipes" / "minilm" / "__pycache__").mkdir(exist_ok=True)
     (tree / "recipes" / "minilm" / "__pycache__" / "minilm.pyc").write_bytes(b"")
@@ -49,12 +49,14 @@ def files_below(folder: Path) -> set[str]:
     return {file.relative_to(folder).as_posix() for file in files}
 
 
-def test_the_wheel_holds_the_package_and_the_recipes_and_nothing_else(installed: Path) -> None:
+def test_the_wheel_holds_the_package_the_recipes_and_the_plugins_and_nothing_else(installed: Path) -> None:
     package = {f"trtbuild/{name}" for name in files_below(ROOT / "trtbuild")}
     recipes = {f"trtbuild/_recipes/{name}" for name in files_below(ROOT / "recipes")}
+    plugins = {f"trtbuild/_plugins/{name}" for name in files_below(ROOT / "plugins")}
     assert "trtbuild/_recipes/minilm/recipe.yaml" in recipes
+    assert "trtbuild/_plugins/kv_cache_append/plugin.yaml" in plugins
     found = {str(file.relative_to(installed)) for file in installed.rglob("*") if file.is_file()}
-    assert {name for name in found if ".dist-info/" not in name} == package | recipes
+    assert {name for name in found if ".dist-info/" not in name} == package | recipes | plugins
 
 
 def test_shipped_recipes_are_listed_and_planned_from_any_folder(installed: Path, tmp_path: Path) -> None:
@@ -76,6 +78,25 @@ def test_shipped_recipes_are_listed_and_planned_from_any_folder(installed: Path,
     misspelled = asked("plan", "minilmm", "--store", "store")
     assert misspelled.returncode == 2
     assert "did you mean minilm?" in misspelled.stderr
+
+
+def test_plugins_are_found_in_what_is_installed(installed: Path, tmp_path: Path) -> None:
+    code = (
+        "from trtbuild.plugins.kernels import variants; "
+        "print(all(each.ptx(known).is_file() for each in variants() for known in each.kernel.architectures), "
+        "variants()[0].folder)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    complete, folder = told.stdout.split()
+    assert complete == "True"
+    assert Path(folder).parent == installed / "trtbuild" / "_plugins"
 
 
 def test_what_lies_there_comes_before_what_ships(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

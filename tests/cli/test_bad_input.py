@@ -137,9 +137,9 @@ ARGUMENTS: dict[str, tuple[list[str], int, list[str]]] = {
         ["variant q", "needs the PyTorch model", "nearest for an ONNX model: "],
     ),
     "a format that the target cannot run": (
-        ["--set", "variants.q={quantize: {format: nvfp4}}"],
+        ["--set", "variants.q={quantize: {format: fp8}}", "--set", "engine={backend: tensorrt, target: '8.6'}"],
         2,
-        ["variant q: nvfp4", "the nearest that runs"],
+        ["variant q: fp8", "the nearest that runs"],
     ),
     "a name of a format that nobody has": (
         ["--set", "variants.q={quantize: {format: fp8-sglang}}"],

@@ -43,10 +43,11 @@ def test_formats_lists_every_name_with_what_it_is_here(tmp_path: Path) -> None:
     rows = parsed(tmp_path, "formats")
     assert {row["family"] for row in rows} == {"trtbuild", "TensorRT-LLM", "LightX2V", "LightTTS"}
     for row in rows:
-        assert set(row) == {"name", "family", "mapping", "reason", "canonical"}
+        assert set(row) == {"name", "family", "mapping", "reason", "canonical", "kv_cache"}
         assert row["mapping"] in ("exact", "approximated", "impossible")
-        assert (row["canonical"] in FORMATS) == (row["mapping"] != "impossible")
-        assert (row["canonical"] is None) == (row["mapping"] == "impossible")
+        meant = [row[key] for key in ("canonical", "kv_cache") if row[key] is not None]
+        assert len(meant) == (row["mapping"] != "impossible")
+        assert row["canonical"] is None or row["canonical"] in FORMATS
     assert [row["name"] for row in rows if row["family"] == "trtbuild"] == list(FORMATS)
     text = trtbuild(tmp_path, "formats").stdout
     assert all(row["name"] in text for row in rows)
@@ -67,6 +68,11 @@ def test_formats_explains_a_name(tmp_path: Path) -> None:
     told = trtbuild(tmp_path, "formats", "fp8-sgl").stdout
     assert "approximately fp8_pc_pt" in told
     assert "quantize: {format: fp8_pc_pt}" in told
+    told = trtbuild(tmp_path, "formats", "W8A16_GPTQ").stdout
+    assert "quantize: {format: w8a16, rounding: gptq}" in told
+    told = trtbuild(tmp_path, "formats", "triton_int8kv").stdout
+    assert "exactly a KV cache in int8" in told
+    assert "kv_cache: int8" in told
     told = trtbuild(tmp_path, "formats", "mxfp4").stdout
     assert "not possible" in told
     assert "nearest: int4_awq" in told

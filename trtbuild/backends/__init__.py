@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trtbuild.core.roles import (
+    CacheObserver,
     Calibrator,
     Caster,
     Comparer,
@@ -22,9 +23,18 @@ BACKENDS = {
     "huggingface": Provider(
         "trtbuild.backends.huggingface:HuggingFace", (Loader,), ("torch", "transformers"), extra="export"
     ),
+    "decoder": Provider(
+        "trtbuild.backends.decoder.backend:HuggingFaceDecoder",
+        (Loader, CacheObserver),
+        ("torch", "transformers"),
+        extra="export",
+    ),
     "pytorch": Provider("trtbuild.backends.pytorch:PyTorch", (Exporter,), ("torch", "onnxscript"), extra="export"),
     "modelopt": Provider(
         "trtbuild.backends.modelopt.calibrator:ModelOpt", (Calibrator,), ("torch", "nvidia-modelopt"), extra="export"
+    ),
+    "checkpoint-codes": Provider(
+        "trtbuild.backends.checkpoint_codes:CheckpointCodes", (Calibrator,), ("torch",), extra="export"
     ),
     "modelopt-training": Provider(
         "trtbuild.backends.modelopt.training:ModelOptTrainer", (Trainer,), ("torch", "nvidia-modelopt"), extra="export"

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import transformers
 
+from trtbuild.backends.huggingface_quantized import is_quantized, load_quantized
 from trtbuild.core import git_lfs
 from trtbuild.core.errors import ModelError
 from trtbuild.core.roles import Loader
@@ -45,7 +46,10 @@ class HuggingFace(Loader):
                 raise ModelError(f"load_options cannot set {option!r}", hint=DECIDED_HERE[option])
         auto_class = _auto_class(source.auto_class)
         weights = _weights(source.folder)
-        model = _from_pretrained(auto_class, source, any(file.suffix == ".safetensors" for file in weights))
+        if is_quantized(source.folder):
+            model = load_quantized(auto_class, source, weights)
+        else:
+            model = _from_pretrained(auto_class, source, any(file.suffix == ".safetensors" for file in weights))
         if hasattr(model.config, "use_cache"):
             model.config.use_cache = False  # a cache that nobody asked for would only be traced and thrown away
         return _with_outputs(model.eval(), tuple(source.outputs))

@@ -17,7 +17,7 @@ from polygraphy.logger import G_LOGGER
 from trtbuild.core.agreement import SNR_OF_EQUALS_DB, non_finite
 from trtbuild.core.errors import ModelError
 from trtbuild.core.results import Comparison, TensorAgreement
-from trtbuild.core.roles import Comparer, Session
+from trtbuild.core.roles import Compared, Comparer, Session
 from trtbuild.core.tensor_file import Tensors
 
 G_LOGGER.module_severity = G_LOGGER.WARNING
@@ -33,14 +33,16 @@ class Polygraphy(Comparer):
         engine: Callable[[], Session],
         reference: Callable[[], Session],
         samples: Sequence[Tensors],
-        truth: Sequence[Tensors],
-    ) -> tuple[Comparison, Sequence[Tensors]]:
-        """Run all three on every sample and compare output by output.
+        truth: Sequence[Tensors] | None,
+    ) -> Compared:
+        """Run all of them on every sample and compare output by output.
 
         `truth` holds the FP32 model's outputs in the same order. Raises ModelError where the output names differ.
         """
         batches = list(samples)
-        openers = {"engine": engine, "reference": reference, "model": lambda: _Replay(truth)}
+        openers = {"engine": engine, "reference": reference}
+        if truth is not None:
+            openers["model"] = lambda: _Replay(truth)
         runners = [_SessionRunner(name, opener, batches[0]) for name, opener in openers.items()]
         results = Comparator.run(runners, data_loader=batches)
         runs = [[dict(iteration) for iteration in iterations] for _, iterations in results]
@@ -50,9 +52,9 @@ class Polygraphy(Comparer):
             samples=len(batches),
             non_finite=non_finite(runs[_ENGINE], list(runs[_ENGINE][0])),
             against_reference=_agreement(results, runs, _REFERENCE) if finite and comparable else {},
-            against_model=_agreement(results, runs, _TRUTH) if finite else {},
+            against_model=_agreement(results, runs, _TRUTH) if finite and truth is not None else {},
         )
-        return comparison, runs[_ENGINE]
+        return Compared(comparison, runs[_ENGINE], runs[_REFERENCE])
 
 
 class _SessionRunner(BaseRunner):  # type: ignore[misc]  # polygraphy carries no types
@@ -132,5 +134,6 @@ def _values(results: Any, function: Any, pair: list[tuple[int, int]], field: str
 
 def _check_names(runs: list[list[Tensors]]) -> None:
     names = [list(run[0]) for run in runs]
-    if sorted(names[_ENGINE]) != sorted(names[_TRUTH]):
-        raise ModelError(f"the engine gives outputs {names[_ENGINE]}, the FP32 model gives {names[_TRUTH]}")
+    for other, said in ((_REFERENCE, "the reference"), (_TRUTH, "the FP32 model")):
+        if other < len(names) and sorted(names[_ENGINE]) != sorted(names[other]):
+            raise ModelError(f"the engine gives outputs {names[_ENGINE]}, {said} gives {names[other]}")

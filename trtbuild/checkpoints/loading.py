@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from trtbuild.checkpoints.reading import Checkpoint, open_checkpoint
+from trtbuild.checkpoints.opening import open_checkpoint
+from trtbuild.checkpoints.reading import Checkpoint
 from trtbuild.checkpoints.weight_norm import fold_weight_norm
 from trtbuild.core.errors import ModelError
 
@@ -33,6 +34,9 @@ def load_checkpoint(
     stay as they are. A weight that was saved by weight normalization becomes plain. Parameters on PyTorch's `meta`
     device take the checkpoint's tensors as they are, so that nothing is allocated twice.
 
+    Weights that are quantized in the checkpoint come as the floats that they say, and each layer that has one can tell
+    its codes: `checkpoint_codes` of it, a function that reads them.
+
     Raises ModelError where the checkpoint cannot be read, or names or shapes differ: it names the first ten.
     """
     found = place if isinstance(place, Checkpoint) else open_checkpoint(place, inside=inside)
@@ -52,6 +56,8 @@ def load_checkpoint(
     with torch.no_grad():
         for name in shared:
             _assign(module, name, found[name], wanted[name])
+            if name in found.quantized:
+                module.get_submodule(name.rpartition(".")[0]).checkpoint_codes = found.quantized[name]
     if empty := [name for name, tensor in _tensors(module) if tensor.is_meta]:
         raise ModelError(f"{found.place} has no {empty[0]}, and the module was made without weights")
     return module.eval()

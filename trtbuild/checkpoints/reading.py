@@ -28,8 +28,16 @@ INDEXES = (
 class Checkpoint(Mapping[str, torch.Tensor]):
     """Tensors by name, and for each a function that reads it."""
 
-    def __init__(self, place: Path, readers: Mapping[str, Callable[[], torch.Tensor]]) -> None:
+    def __init__(
+        self,
+        place: Path,
+        readers: Mapping[str, Callable[[], torch.Tensor]],
+        quantized: Mapping[str, Callable[[], Any]] | None = None,
+    ) -> None:
         self.place = place
+        self.quantized = dict(quantized or {})
+        """By name of a weight that was quantized before, a function that reads its codes
+        (`trtbuild.checkpoints.quantized`)."""
         self._readers = dict(readers)
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -43,18 +51,27 @@ class Checkpoint(Mapping[str, torch.Tensor]):
 
     def renamed(self, rename: Callable[[str], str | None]) -> Checkpoint:
         """The same tensors by other names; those for which `rename` returns None are left out."""
-        pairs = ((rename(name), reader) for name, reader in self._readers.items())
-        return Checkpoint(self.place, {name: reader for name, reader in pairs if name is not None})
-
-    def replaced(self, gone: set[str], made: Mapping[str, Callable[[], torch.Tensor]]) -> Checkpoint:
-        """Without some tensors, and with others that are made from them."""
-        return Checkpoint(
-            self.place, {name: each for name, each in self._readers.items() if name not in gone} | dict(made)
+        readers, quantized = (
+            {new: reader for name, reader in each.items() if (new := rename(name)) is not None}
+            for each in (self._readers, self.quantized)
         )
+        return Checkpoint(self.place, readers, quantized)
+
+    def replaced(
+        self,
+        gone: set[str],
+        made: Mapping[str, Callable[[], torch.Tensor]],
+        quantized: Mapping[str, Callable[[], Any]] | None = None,
+    ) -> Checkpoint:
+        """Without some tensors, and with others that are made from them, some of them out of `quantized` codes."""
+        readers, codes = (
+            {name: each for name, each in found.items() if name not in gone} for found in (self._readers, self.quantized)
+        )
+        return Checkpoint(self.place, readers | dict(made), codes | dict(quantized or {}))
 
 
-def open_checkpoint(place: str | Path | Sequence[str], *, inside: str = "") -> Checkpoint:
-    """The tensors of a checkpoint: a file, the files of its shards, or a folder with one or with an index of shards.
+def read_checkpoint(place: str | Path | Sequence[str], *, inside: str = "") -> Checkpoint:
+    """The tensors of a checkpoint as they are stored: a file, the files of its shards, or a folder with one or with an index of shards.
 
     `inside` names the entry of a PyTorch file that holds them, such as `generator` or `model.ema`. Raises ModelError
     where a file is missing, damaged, a Git-LFS pointer, holds more than tensors, or lies outside its folder.

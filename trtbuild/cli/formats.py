@@ -26,7 +26,8 @@ def formats(name: str | None, family: str | None, as_json: bool) -> None:
     else:
         found = meanings(family)
     if as_json:
-        keys = ["name", "family", "mapping", "reason", "canonical"] + (["nearest", "block_size"] if name else [])
+        keys = ["name", "family", "mapping", "reason", "canonical", "kv_cache"]
+        keys += ["nearest", "nearest_kv_cache", "block_size", "rounding"] if name else []
         click.echo(json.dumps([{key: asdict(one)[key] for key in keys} for one in found], indent=2))
         return
     lines = meaning_lines(found) if name is not None else format_lines(found)

@@ -23,11 +23,21 @@ COMMANDS = {
         "Show what an engine is made of, layer by layer, and check its digests.",
     ),
     "generate": ("trtbuild.cli.generate:generate", "Continue prompts with a built decoder, and say what it cost."),
+    "triton": ("trtbuild.cli.triton:triton", "Serve engines with Triton: publish, check, roll back."),
+    "package": ("trtbuild.cli.ship:package", "Put engines of one recipe into a bundle, with all that proves them."),
+    "sign": ("trtbuild.cli.trust:sign", "Sign a bundle with a private key."),
+    "verify": ("trtbuild.cli.trust:verify", "Check a bundle: every digest, and who signed."),
+    "keygen": ("trtbuild.cli.trust:keygen", "Make a key pair for signing."),
+    "publish": ("trtbuild.cli.ship:publish", "Publish a bundle to a folder, an object store, a registry or a hub."),
+    "pull": ("trtbuild.cli.ship:pull", "Fetch the engine of a published bundle that fits this machine."),
+    "promote": ("trtbuild.cli.aliases:promote", "Let an alias such as prod lead to a published version."),
+    "rollback": ("trtbuild.cli.aliases:rollback", "Let an alias lead to what it led to before."),
+    "versions": ("trtbuild.cli.aliases:versions", "List the versions and aliases that a place holds."),
     "formats": ("trtbuild.cli.formats:formats", "List every quantization format, by its name here and elsewhere."),
     "advise": ("trtbuild.cli.advise:advise", "Say which formats to try first on a GPU, and why; measures nothing."),
     "lint": ("trtbuild.cli.lint:lint", "Find what strong typing refuses or misreads in an ONNX file."),
     "doctor": ("trtbuild.cli.doctor:doctor", "Say what this machine can do, and how to get what is missing."),
-    "init": ("trtbuild.cli.recipes:init", "Write a first recipe for an ONNX file or a Hugging Face folder."),
+    "init": ("trtbuild.cli.recipes:init", "Write a first recipe: for a model, or out of a LightX2V or LightTTS setup."),
     "recipes": ("trtbuild.cli.recipes:recipes", "List the recipes below a folder, or those that come with trtbuild."),
     "schema": ("trtbuild.cli.recipes:schema", "Print the JSON Schema of recipes, for editors."),
     "cache": ("trtbuild.cli.cache:cache", "List, count, verify and clean what was built before."),
@@ -70,7 +80,7 @@ def trtbuild() -> None:
     """One recipe in, a validated engine out.
 
     Exit codes: 0 all passed; 2 recipe; 3 model; 4 data; 5 a backend is missing; 6 a step broke; 7 store;
-    8 a variant failed its gates; 130 interrupted.
+    8 a variant failed its gates; 9 a registry; 10 a bundle does not verify; 130 interrupted.
     """
 
 

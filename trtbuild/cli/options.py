@@ -43,3 +43,20 @@ json_option = click.option(
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="No progress.")
 
 verbose_option = click.option("--verbose", "-v", is_flag=True, help="Say for every step why it ran or was reused.")
+
+keys_option = click.option(
+    "--key",
+    "keys",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="TRTBUILD_TRUSTED_KEYS",
+    help="A public key that must have signed (repeatable). Default: $TRTBUILD_TRUSTED_KEYS, parted by colons.",
+)
+
+threshold_option = click.option(
+    "--threshold",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many of the keys must have signed.",
+)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -11,7 +12,13 @@ from trtbuild.cli.options import json_option
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path, exists=True))
+@click.argument("model")
+@click.option(
+    "--from",
+    "project",
+    type=click.Choice(["lightx2v", "lighttts"]),
+    help="MODEL is this project's: a LightX2V configuration, or a command line of either in quotes.",
+)
 @click.option(
     "--output",
     "-o",
@@ -19,57 +26,57 @@ from trtbuild.cli.options import json_option
     help="The folder to write. Default: recipes/<name of the model>.",
 )
 @json_option
-def init(model: Path, output: Path | None, as_json: bool) -> None:
-    """Write a first recipe for MODEL, an ONNX file or a Hugging Face folder."""
-    from trtbuild.pipeline.init import init as write
+def init(model: str, project: Literal["lightx2v", "lighttts"] | None, output: Path | None, as_json: bool) -> None:
+    """Write a first recipe for MODEL, an ONNX file or a Hugging Face folder, or recipes for another project's
+    configuration.
 
-    files = write(model, output or Path("recipes") / model.resolve().stem)
+    \b
+    trtbuild init --from lightx2v configs/wan_t2v.json
+    trtbuild init --from lighttts "python -m light_tts.server.api_server --model_dir MODEL --mode triton_int8kv"
+    """
+    remarks: list[str] = []
+    if project is not None:
+        from trtbuild.pipeline.convert import convert
+
+        files, remarks = convert(project, model, output)
+    else:
+        from trtbuild.pipeline.init import init as write
+
+        if not Path(model).exists():
+            raise click.BadParameter(f"{model} does not exist.", param_hint="MODEL")
+        files = write(Path(model), output or Path("recipes") / Path(model).resolve().stem)
     if as_json:
-        click.echo(json.dumps({"files": [str(file) for file in files]}, indent=2))
+        told = {"remarks": remarks} if project else {}
+        click.echo(json.dumps({"files": [str(file) for file in files], **told}, indent=2))
         return
     for file in files:
         click.echo(f"wrote {file}")
-    click.echo(f"next: give samples.py real inputs, then run: trtbuild build {files[0].parent}")
+    for remark in remarks:
+        click.echo(f"note: {remark}")
+    first = "give samples.py real inputs, then " if any(file.name == "samples.py" for file in files) else ""
+    click.echo(f"next: {first}run: trtbuild build {files[0].parent}")
 
 
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False), required=False)
 @json_option
 def recipes(folder: Path | None, as_json: bool) -> None:
-    """List the recipes below FOLDER, with what each builds.
+    """List the recipes below FOLDER: what each builds and needs, and what was measured and proven of it.
 
     FOLDER is by default `recipes`, and where there is none, that of the recipes which come with trtbuild. Those can be
     built from anywhere by their bare name: trtbuild build minilm
     """
-    from trtbuild.core.errors import RecipeError
-    from trtbuild.recipe.expand import variants
-    from trtbuild.recipe.load import load
+    from trtbuild.recipe.catalogue import catalogue
     from trtbuild.recipe.shipped import shipped_folder
+    from trtbuild.reports.catalogue import catalogue_lines
 
     beside = Path("recipes")
     folder = folder or (beside if beside.is_dir() else shipped_folder()) or beside
-    found = []
-    for file in sorted(folder.rglob("recipe.yaml")):
-        try:
-            loaded = load(file)
-            names, problem = list(variants(loaded.recipe)), ""
-        except RecipeError as error:
-            loaded, names, problem = None, [], error.message.splitlines()[0]
-        found.append(
-            {
-                "path": str(file.parent),
-                "description": loaded.recipe.description if loaded else "",
-                "variants": names,
-                "problem": problem,
-            }
-        )
+    found = catalogue(folder, folder.resolve().parent / "benchmarks")
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps([entry.model_dump() for entry in found], indent=2))
         return
-    for entry in found:
-        click.echo(f"{entry['path']}: {entry['problem'] or entry['description']}")
-        if entry["variants"]:
-            click.echo(f"  {', '.join(map(str, entry['variants']))}")
+    click.echo("".join(f"{line}\n" for line in catalogue_lines(found)), nl=False)
     if not found:
         click.echo(f"there is no recipe.yaml below {folder}; `trtbuild init MODEL` writes one", err=True)
 

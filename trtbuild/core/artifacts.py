@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -42,6 +43,18 @@ class OnnxModel(Artifact):
     """`model.onnx`, with `model.onnx.data` beside it where the weights are large; nodes named by module path."""
 
     file = "model.onnx"
+
+    def give_companions(self, folder: Path) -> None:
+        """Copy what goes with the model into its engine's folder: a decoder's `cache.json`, its tokenizer."""
+        for entry in sorted(self.path.iterdir()):
+            if entry.is_file() and not entry.name.startswith(self.file):
+                shutil.copyfile(entry, folder / entry.name)
+
+
+class ModelFolder(Artifact):
+    """A Hugging Face model folder that a recipe's function wrote: config, weights, tokenizer."""
+
+    file = "config.json"
 
 
 class QuantizationPlan(Artifact):

@@ -44,7 +44,8 @@ def mixed(plans: Mapping[str, Plan], chosen: Mapping[str, str], reasons: Mapping
 
 
 def weight_bytes(numbers: ModuleQuantization, weights: int, scale_bits: int) -> float:
-    """Bytes that a quantized weight of so many numbers takes, its scales included."""
+    """Bytes that a quantized weight of so many numbers takes, its scales included; those of dynamic blocks take one."""
+    scale_bits = 8 if FORMATS[numbers.format].dynamic else scale_bits
     return (weights * BITS[FORMATS[numbers.format].weight] + int(numbers.weight_amax.size) * scale_bits) / 8
 
 

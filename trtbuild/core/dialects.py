@@ -6,6 +6,7 @@ around quantized    FP16            FP16                  FP16, by a flag       
 weights             codes, then DQ  codes, then DQ        floats, then Q and DQ     codes, then DQ
 newest opset        25              what its parser has   18                        21 and later
 cache plugin        yes             from 10.9             no                        a function body
+float cache         its own layers  the plugin            no                        a function body
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ class Dialect(Value):
     """Whether an input or output may be INT64; where not, the engine takes and gives INT32."""
     opset: int | None = None
     """The newest opset that the target reads; None where no document at hand says."""
+    native_cache: bool = False
+    """Whether a decoder's float cache is written in ONNX 24's TensorScatter and Attention, which need no plugin
+    (`trtbuild.graph.kv_cache.native`)."""
     formats: tuple[Format, ...] = ()
     """Formats that the newest minor version can run; `trtbuild.core.legality` narrows them by minor version and GPU."""
 
@@ -46,7 +50,7 @@ _STRONGLY_TYPED: tuple[Format, ...] = (*_INTEGER, "w8a16", "fp8", "fp8_pc_pt", "
 ONNX_RUNTIME = Dialect(
     name="ONNX Runtime",
     around_quantized="fp32",
-    formats=(*_STRONGLY_TYPED, "fp8_block128", "w4a8_awq"),
+    formats=(*_STRONGLY_TYPED, "fp8_block128", "w4a8_awq", "nvfp4", "mxfp8"),
 )
 TENSORRT_8 = Dialect(
     name="TensorRT 8.6",
@@ -60,11 +64,12 @@ TENSORRT_8 = Dialect(
 TENSORRT_10 = Dialect(
     name="TensorRT 10",
     network_flags=("STRONGLY_TYPED",),
-    formats=(*_STRONGLY_TYPED, "mxfp8"),
+    formats=(*_STRONGLY_TYPED, "nvfp4", "mxfp8"),
 )
 TENSORRT_11 = Dialect(
     name="TensorRT 11",
     opset=25,
+    native_cache=True,
     formats=(*_STRONGLY_TYPED, "fp8_block128", "nvfp4", "mxfp8"),
 )
 TENSORRT = TENSORRT_11

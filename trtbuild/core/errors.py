@@ -8,6 +8,8 @@
       StepFailed                 6   a step broke; names its job file and log
       StoreError                 7   the store cannot be written or does not verify
     a variant that fails a gate  8   (a result, not an exception; the exit code of `build` and `validate`)
+      DestinationError           9   a registry cannot be reached, refuses, or lacks what was asked for
+      VerificationError         10   a bundle is not what its manifest, its signature or its digest says
     Ctrl-C                     130
 
 An error carries what happened and, as `hint`, the next thing to do. The CLI prints both and exits with `exit_code`;
@@ -92,8 +94,30 @@ class StoreError(TrtbuildError):
     exit_code = 7
 
 
+class DestinationError(TrtbuildError):
+    """A registry or object store cannot be reached, refuses the request, or lacks what was asked for."""
+
+    exit_code = 9
+
+
+class VerificationError(TrtbuildError):
+    """A bundle, or what a registry sent, is not what its manifest, its signature or its digest says."""
+
+    exit_code = 10
+
+
 ERRORS_BY_NAME = {
     error.__name__: error
-    for error in (TrtbuildError, RecipeError, ModelError, DataError, BackendMissing, StepFailed, StoreError)
+    for error in (
+        TrtbuildError,
+        RecipeError,
+        ModelError,
+        DataError,
+        BackendMissing,
+        StepFailed,
+        StoreError,
+        DestinationError,
+        VerificationError,
+    )
 }
 """How an error crosses a process border: by its name (see `trtbuild.pipeline.job`)."""

@@ -1,4 +1,4 @@
-"""What a build tells whoever listens. The default listener hears everything and says nothing."""
+"""What a build, or a transfer, tells whoever listens. The default listeners hear everything and say nothing."""
 
 from __future__ import annotations
 
@@ -34,3 +34,19 @@ class Listener:
 
     def failed(self, step: StepName, message: str) -> None:
         """A step broke."""
+
+
+class TransferListener:
+    """Override what you want to hear while content is sent or fetched."""
+
+    def announced(self, names: dict[str, int]) -> None:
+        """What will be moved, with the size of each in bytes."""
+
+    def reached(self, name: str, position: int) -> None:
+        """So many bytes of it have arrived; fewer than before where it had to begin again."""
+
+    def already_there(self, name: str) -> None:
+        """Nothing of it needs to be moved."""
+
+    def interrupted(self, name: str, reason: str) -> None:
+        """A connection was cut or a server was busy; it is tried again."""

@@ -1,4 +1,5 @@
-"""What a quantization mode's name means here: a format exactly, a format with a stated difference, or nothing possible.
+"""What a quantization mode's name means here: a format of weights and activations or a mode of the KV cache, exactly or
+with a stated difference, or nothing possible.
 
 Nothing is substituted in silence: an approximation carries its reason, an impossibility its reason and the nearest
 format. `named_modes` holds the table.
@@ -9,10 +10,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 from trtbuild.core.errors import RecipeError
 from trtbuild.core.formats import FORMATS, Format
-from trtbuild.core.named_modes import MODES, Family, Mapping, Row
+from trtbuild.core.kv_cache import CacheMode
+from trtbuild.core.named_modes import MODES, Family, Mapping, Rounding, Row
 
 
 @dataclass(frozen=True)
@@ -25,11 +28,17 @@ class Meaning:
     reason: str
     """Where approximated, what differs; where impossible, why; where exact, a remark or nothing."""
     canonical: Format | None
-    """The format to build; None where impossible."""
+    """The format to build; None where impossible, and for a mode of the KV cache."""
     nearest: Format | None = None
     """For an impossible mode, the format nearest to it."""
     block_size: int = 0
     """The `block_size` that belongs to the mode; 0 where it fixes none."""
+    rounding: Rounding = "nearest"
+    """The `rounding` that belongs to the mode."""
+    kv_cache: CacheMode | None = None
+    """What `kv_cache` becomes, for a mode of the KV cache that is possible."""
+    nearest_kv_cache: CacheMode | None = None
+    """For an impossible one, the mode nearest to it."""
 
 
 def meanings(family: str | None = None) -> list[Meaning]:
@@ -52,7 +61,7 @@ def meaning_of(name: str) -> Meaning:
     found = meanings_of(name)
     if not found:
         raise RecipeError(f"there is no format {name!r}", hint=_near(name))
-    if found[0].family == "trtbuild" or len({(one.canonical, one.block_size) for one in found}) == 1:
+    if found[0].family == "trtbuild" or len({(one.canonical, one.block_size, one.kv_cache) for one in found}) == 1:
         return found[0]
     choices = ", ".join(f"{one.family}:{one.name}" for one in found)
     raise RecipeError(f"format {name!r} means different things to different projects", hint=f"write one of {choices}")
@@ -70,10 +79,42 @@ def meanings_of(name: str) -> list[Meaning]:
 def canonical(name: str) -> Format:
     """The format that a name stands for. Raises RecipeError where there is none, saying why and what is nearest."""
     meaning = meaning_of(name)
+    if meaning.kv_cache:
+        raise RecipeError(
+            f"{name} ({meaning.family}) is no format of weights: it says how the KV cache is kept",
+            hint=f"write kv_cache: {name} beside quantize",
+        )
     if meaning.canonical is None:
         hint = f"the nearest is {meaning.nearest}: {FORMATS[meaning.nearest].meaning}" if meaning.nearest else ""
         raise RecipeError(f"format {name} ({meaning.family}) is not possible: {meaning.reason}", hint=hint)
     return meaning.canonical
+
+
+def meaning_of_cache(name: str) -> Meaning | None:
+    """What a name means as the mode of a KV cache; None for our own modes, which need no explanation.
+
+    Raises RecipeError where there is no such mode, or it is impossible, saying why and what is nearest.
+    """
+    if name in get_args(CacheMode):
+        return None
+    found = [one for one in meanings_of(name) if one.kv_cache or one.nearest_kv_cache]
+    if not found:
+        known = {word.lower(): word for word in cache_spellings()}
+        close = difflib.get_close_matches(name.lower(), known, n=2)
+        hint = f"did you mean {' or '.join(known[word] for word in close)}?" if close else f"modes: {', '.join(known)}"
+        raise RecipeError(f"there is no mode {name!r} of a KV cache", hint=hint)
+    if found[0].kv_cache is None:
+        raise RecipeError(
+            f"kv_cache {name} ({found[0].family}) is not possible: {found[0].reason}",
+            hint=f"the nearest is {found[0].nearest_kv_cache}",
+        )
+    return found[0]
+
+
+def cache_spellings() -> Iterator[str]:
+    """Every name that a recipe may give as the mode of `kv_cache`, ours first."""
+    yield from get_args(CacheMode)
+    yield from dict.fromkeys(one.name for one in meanings() if one.kv_cache)
 
 
 def spellings() -> Iterator[str]:
@@ -95,6 +136,9 @@ def _meaning(family: Family, row: Row) -> Meaning:
         canonical=row.format if possible else None,
         nearest=None if possible else row.format,
         block_size=row.block_size,
+        rounding=row.rounding,
+        kv_cache=row.cache if possible else None,
+        nearest_kv_cache=None if possible else row.cache,
     )
 
 

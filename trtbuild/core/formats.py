@@ -41,7 +41,7 @@ class Traits:
     weight: NumberType
     granularity: Granularity
     activation: NumberType | None
-    """The type of the layer's input, one static scale per tensor; None where it is left alone."""
+    """The type of the layer's input, one static scale per tensor unless `dynamic`; None where it is left alone."""
     algorithm: Algorithm
     meaning: str
     """One sentence for people."""
@@ -49,9 +49,25 @@ class Traits:
     """Weights per scale where the format fixes it; 0 where there are no blocks, or `block_size` says."""
 
     @property
+    def dynamic(self) -> bool:
+        """Whether inputs are scaled in blocks while the engine runs, as the weights were beforehand."""
+        return self.granularity == "block" and self.activation == self.weight
+
+    @property
+    def static_activation(self) -> NumberType | None:
+        """The type of the layer's input where one calibrated scale stands for the tensor."""
+        return None if self.dynamic else self.activation
+
+    @property
+    def needs_input_range(self) -> bool:
+        """Whether calibration finds the range of a layer's input. NVFP4's block scales are FP8, and the tensor's range
+        keeps them in what FP8 says; MXFP8's are powers of two and reach everything."""
+        return self.activation is not None and not (self.dynamic and self.weight == "fp8")
+
+    @property
     def needs_samples(self) -> bool:
         """Whether calibration must run the model."""
-        return self.activation is not None or self.algorithm != "max"
+        return self.needs_input_range or self.algorithm != "max"
 
 
 FORMATS: dict[Format, Traits] = {
@@ -69,8 +85,8 @@ FORMATS: dict[Format, Traits] = {
     "int4_gptq": Traits("int4", "block", None, "gptq", "INT4 weights in blocks, rounding errors compensated"),
     "w8a16": Traits("int8", "channel", None, "max", "INT8 weights per output channel, activations untouched"),
     "w4a8_awq": Traits("int4", "block", "fp8", "awq", "INT4 weights in blocks, FP8 activations per tensor"),
-    "nvfp4": Traits("fp4", "block", "fp4", "max", "FP4 weights and activations in blocks of 16", block=16),
-    "mxfp8": Traits("fp8", "block", "fp8", "max", "FP8 weights and activations in blocks of 32", block=32),
+    "nvfp4": Traits("fp4", "block", "fp4", "max", "FP4 weights and inputs in blocks of 16 with FP8 scales", block=16),
+    "mxfp8": Traits("fp8", "block", "fp8", "max", "FP8 weights and inputs in blocks of 32 scaled by 2^e", block=32),
 }
 
 CALIBRATED_FORMATS: frozenset[Format] = frozenset(name for name, traits in FORMATS.items() if traits.needs_samples)

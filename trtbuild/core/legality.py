@@ -22,7 +22,6 @@ from trtbuild.core.requirements import (
     LEAST_TENSORRT,
     NEAREST,
     TURING,
-    UNWRITTEN,
 )
 
 Operator = Literal["linear", "conv", "attention"]
@@ -116,8 +115,7 @@ def check(
     """Everything that a target has against these formats, errors first.
 
     A format that runs for some of the `operators` only is a warning: the others stay in high precision. `opset` is
-    the graph's, `precision` that of its floats; None checks no opset. What the target runs and trtbuild cannot write
-    is an error too.
+    the graph's, `precision` that of its floats; None checks no opset.
     """
     where, findings = target(backend, version, sm), []
     for form in dict.fromkeys(formats):
@@ -126,9 +124,6 @@ def check(
         for operator, one in said.items():
             if isinstance(one, Legal):
                 findings += [Finding(form, operator, "warning", warning) for warning in one.warnings]
-                if form in UNWRITTEN:
-                    nearest = nearest_legal(form, operator, where)
-                    findings.append(Finding(form, operator, "error", UNWRITTEN[form], _advice(nearest)))
             elif runs:
                 findings.append(Finding(form, operator, "warning", one.reason, f"{operator} stays in high precision"))
             else:
@@ -161,16 +156,15 @@ def _reason_against(form: Format, operator: Operator, where: Target) -> str | No
     traits = FORMATS[form]
     if operator == "attention" and traits.activation is None:
         return f"{form} quantizes weights, and attention multiplies two activations"
+    if operator == "attention" and traits.dynamic:
+        # [hdr] NvInfer.h: normalization_quantize_to_type is FP8 or INT8, with one scale
+        return f"the products of attention take INT8 and FP8 with one scale a tensor, and {form} scales blocks"
     if where.backend == "onnxruntime":
         return _against_onnxruntime(form, operator)
     return _against_operator(form, operator) or _against_version(form, where) or _against_gpu(form, where)
 
 
 def _against_onnxruntime(form: Format, operator: Operator) -> str | None:
-    if form == "nvfp4":
-        return "ONNX Runtime has no kernel for FP4"  # [run] 1.31: no QuantizeLinear-23 for FLOAT4E2M1
-    if form == "mxfp8":
-        return "ONNX Runtime has no kernel for block scales that are computed at run time"  # [run] 1.31
     if operator == "conv" and FORMATS[form].granularity in ("block", "tile"):
         return f"{form} lays its scales in blocks of a matrix, and a convolution's weight is none"  # MatMulNBits only
     return None
@@ -181,9 +175,6 @@ def _against_operator(form: Format, operator: Operator) -> str | None:
     if operator == "conv" and (traits.activation not in ("int8", "fp8") or traits.granularity == "block"):
         # [mo] examples/torch_onnx: convolutions run in FP8 and INT8 only, both inputs quantized
         return f"TensorRT's convolutions are quantized as a whole, to INT8 or FP8; {form} is neither"
-    if operator == "attention" and form in ("nvfp4", "mxfp8"):
-        # [hdr] NvInfer.h: normalization_quantize_to_type is FP8 or INT8, with one scale
-        return "TensorRT's fused attention takes INT8 and FP8 with one scale a tensor"
     if form == "w4a8_awq":
         # [mo] support matrix lists TensorRT-LLM only; the ONNX exporter raises on it [run]
         return "TensorRT has no product of INT4 weights and FP8 activations"
@@ -211,10 +202,7 @@ def _against_gpu(form: Format, where: Target) -> str | None:
 def _warnings(form: Format, operator: Operator, where: Target, block_size: int) -> Iterator[str]:
     traits = FORMATS[form]
     if where.backend == "onnxruntime":
-        if "fp8" in (traits.weight, traits.activation):
-            yield "ONNX Runtime emulates FP8 in float: right numbers, no speed"  # [run] 1.31, no FP8 product
-        if operator == "conv" and form == "w8a16":
-            yield "ONNX Runtime dequantizes the weights of convolutions: smaller on disk only"
+        yield from _warnings_of_onnxruntime(form, operator)
         return
     if operator == "conv" and form == "int8_sq":
         yield "SmoothQuant is for linear layers: convolutions get plain INT8"  # [mo] SmoothQuantCalibConfig
@@ -234,5 +222,23 @@ def _warnings(form: Format, operator: Operator, where: Target, block_size: int) 
         yield "FP8 weight scales a channel are documented for Hopper only: measure before promising"  # [doc] 10.6
     if traits.weight == "int4" and block_size not in (64, 128):
         yield f"TensorRT documents INT4 in blocks of 64 and 128, not {block_size}"  # [known]
-    if traits.weight == "fp4":
-        yield "the input width must be fixed and divisible by 16"  # [thread] pytorch/TensorRT 3745
+    if traits.dynamic:
+        yield from _warnings_of_blocks(form, where)
+
+
+def _warnings_of_onnxruntime(form: Format, operator: Operator) -> Iterator[str]:
+    traits = FORMATS[form]
+    # [run] 1.31: no FP8 product, and no kernel for FLOAT4E2M1 or for scales made at run time
+    for emulated in ("fp4", "fp8"):
+        if emulated in (traits.weight, traits.activation):
+            yield f"ONNX Runtime emulates {emulated.upper()} in float: right numbers, no speed"
+    if operator == "conv" and form == "w8a16":
+        yield "ONNX Runtime dequantizes the weights of convolutions: smaller on disk only"
+
+
+def _warnings_of_blocks(form: Format, where: Target) -> Iterator[str]:
+    # [thread] pytorch/TensorRT 3745
+    yield f"the width of layers' inputs must be fixed and divisible by {FORMATS[form].block}"
+    if form == "nvfp4" and where.version < (11, 0):
+        # [thread] Model-Optimizer 2333, tried on a B200 with 10.16
+        yield "ModelOpt itself builds NVFP4 graphs from TensorRT 11.0 on only, and 10.x does not compile every one"

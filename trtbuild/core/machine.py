@@ -24,8 +24,25 @@ def processor() -> str:
     facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     name = facts.get("model name", platform.machine())
     flags = set(facts.get("flags", facts.get("Features", "")).split())
-    notable = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "i8mm", "sve")
-    return " ".join([name, *(flag for flag in notable if flag in flags)])
+    return " ".join([name, *(flag for flag in _EXTENSIONS if flag in flags)])
+
+
+_EXTENSIONS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "i8mm", "sve")
+
+
+def vector_extensions(described: str) -> list[str]:
+    """The vector extensions that a processor has, out of what `processor` said of it."""
+    return [flag for flag in _EXTENSIONS if flag in described.split()]
+
+
+def os_and_architecture() -> str:
+    """The platform as container registries spell it: `linux/amd64`."""
+    system, architecture = platform.system().lower(), platform.machine().lower()
+    return f"{system}/{_ARCHITECTURES.get(architecture, architecture)}"
+
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+"""Python's words, as Go and so the OCI image specification spell them."""
 
 
 @cache
@@ -70,5 +87,6 @@ FACTS: dict[str, Callable[[], str]] = {
     "python": platform.python_version,
     "gpu": gpu.described,
     "driver": gpu.driver,
+    "platform": os_and_architecture,
 }
 """Machine facts that a backend may declare to depend on, by name."""

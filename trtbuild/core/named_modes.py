@@ -1,8 +1,10 @@
 """The table of every quantization mode that a peer names, and what it is here. One row a mode; nothing is computed.
 
-Names are from TensorRT-LLM (`QuantAlgo` of tensorrt_llm/quantization/mode.py, `--qformat` of quantize.py), LightX2V
+Names are from TensorRT-LLM (`QuantAlgo` of tensorrt_llm/quantization/mode.py, `--qformat` of quantize.py and of
+Model-Optimizer's hf_ptq.py), LightX2V
 (`dit_quant_scheme` of lightx2v/models/networks/base_model.py, the text and image encoders' own, the KV caches) and
-LightTTS (light_tts/common/quantization and `--mode` of light_tts/server/api_cli.py).
+LightTTS (light_tts/common/quantization and `--mode` of light_tts/server/api_cli.py). A mode of the KV cache has a
+`cache` where others have a `format`.
 """
 
 from __future__ import annotations
@@ -10,9 +12,11 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 from trtbuild.core.formats import FORMATS, Format
+from trtbuild.core.kv_cache import CacheMode
 
 Family = Literal["trtbuild", "TensorRT-LLM", "LightX2V", "LightTTS"]
 Mapping = Literal["exact", "approximated", "impossible"]
+Rounding = Literal["nearest", "gptq"]
 
 
 class Row(NamedTuple):
@@ -25,6 +29,10 @@ class Row(NamedTuple):
     reason: str = ""
     block_size: int = 0
     """Weights per scale that the mode fixes, where the format leaves it to `block_size`."""
+    rounding: Rounding = "nearest"
+    """How the mode rounds weights, where the format leaves it to `rounding`."""
+    cache: CacheMode | None = None
+    """For a mode of the KV cache, what `kv_cache` becomes; where impossible, the nearest."""
 
 
 _STATIC = "one calibrated activation scale a tensor instead of one a token at run time"
@@ -34,7 +42,9 @@ _TILE = "weights exactly so; activations stay in 16 bits, since Q/DQ has no scal
 _CHANNEL4 = "one scale a block of inputs instead of one an output channel: finer; TensorRT takes INT4 in blocks only"
 _SYMMETRIC = "symmetric, zero point 0: TensorRT takes no other"
 _PLUGIN = "the same numbers as Q/DQ nodes instead of a plugin"
-_KV = "the KV cache is not quantized in this version"
+_KV_TENSOR = "one calibrated scale a head instead of one a tensor: finer, never less accurate"
+_KIVI = "symmetric, one scale a token and head, instead of asymmetric groups of 64 (keys along tokens, values along a head)"
+_KV4 = "a KV cache has 8 bits here"
 _KERNEL = "an attention kernel, not a number format: leave `quantize` out"
 _NONE = "nothing is quantized: leave `quantize` out of the variant"
 _GGUF = "k-quants have scales inside scales that Q/DQ cannot say"
@@ -42,7 +52,7 @@ _VENDOR = f"made for another vendor's chip, INT8 all the same: {_STATIC_SQ}"
 _VENDOR8 = f"made for another vendor's chip, FP8 all the same: {_STATIC}"
 _NO_FP6 = "ONNX has no 6-bit float"
 _UNUSED = "LightTTS itself parses the name and runs FP16"
-_BLACKWELL = "TensorRT on Blackwell has it; this version does not write its graph yet"
+_BLACKWELL = "fast on Blackwell only; ONNX Runtime emulates it"
 _MX4 = "TensorRT has no MXFP4 product"
 
 TENSORRT_LLM = (
@@ -50,7 +60,7 @@ TENSORRT_LLM = (
     Row("W4A16", "approximated", "int4", _CHANNEL4),
     Row("W4A16_AWQ", "exact", "int4_awq"),
     Row("W4A8_AWQ", "exact", "w4a8_awq", "runs in ONNX Runtime; TensorRT has no such product"),
-    Row("W8A16_GPTQ", "approximated", "w8a16", "rounded to nearest, one scale a channel: GPTQ is here for INT4 only"),
+    Row("W8A16_GPTQ", "approximated", "w8a16", "one scale a channel instead of one a group of inputs", rounding="gptq"),
     Row("W4A16_GPTQ", "approximated", "int4_gptq", _SYMMETRIC),
     Row("W8A8_SQ_PER_CHANNEL", "exact", "int8_sq"),
     Row("W8A8_SQ_PER_TENSOR_PLUGIN", "approximated", "int8_sq", _COARSE),
@@ -62,12 +72,12 @@ TENSORRT_LLM = (
     Row("FP8", "exact", "fp8"),
     Row("FP8_PER_CHANNEL_PER_TOKEN", "approximated", "fp8_pc_pt", _STATIC),
     Row("FP8_BLOCK_SCALES", "approximated", "fp8_block128", _TILE),
-    Row("INT8", "impossible", None, f"in TensorRT-LLM a type of KV cache only, and {_KV}"),
+    Row("INT8", "approximated", None, f"in TensorRT-LLM a type of KV cache only; {_KV_TENSOR}", cache="int8_static"),
     Row(
         "MIXED_PRECISION", "impossible", None, "a mixture, no format: `format: auto` or `overrides` give each layer one"
     ),
     Row("NVFP4", "exact", "nvfp4", _BLACKWELL),
-    Row("W4A8_NVFP4_FP8", "impossible", "fp8", "FP4 weights times FP8 activations is no Q/DQ product"),
+    Row("W4A8_NVFP4_FP8", "impossible", "nvfp4", "FP4 weights times FP8 activations is no Q/DQ product"),
     Row("W4A8_MXFP4_FP8", "impossible", "fp8", _MX4),
     Row("W4A8_MXFP4_MXFP8", "impossible", "fp8", _MX4),
     Row("W4A16_MXFP4", "impossible", "int4_awq", _MX4),
@@ -82,9 +92,10 @@ TENSORRT_LLM = (
     Row("int4_wo", "approximated", "int4", _CHANNEL4),
     Row("full_prec", "impossible", None, _NONE),
     Row("nvfp4", "exact", "nvfp4", _BLACKWELL),
-    Row("kv:fp8", "impossible", None, f"one static scale a tensor; {_KV}"),
-    Row("kv:int8", "impossible", None, f"one static scale a tensor; {_KV}"),
-    Row("kv:nvfp4", "impossible", None, f"blocks of 16; {_KV}"),
+    Row("nvfp4_awq", "approximated", "nvfp4", "the scales of NVFP4 without AWQ's: its search is here for INT4"),
+    Row("kv:fp8", "approximated", None, _KV_TENSOR, cache="fp8"),
+    Row("kv:int8", "approximated", None, _KV_TENSOR, cache="int8_static"),
+    Row("kv:nvfp4", "impossible", None, _KV4, cache="fp8"),
 )
 
 LIGHTX2V = (
@@ -129,10 +140,12 @@ LIGHTX2V = (
     Row("gguf-Q4_1", "impossible", "int4_awq", _GGUF),
     Row("gguf-Q3_K_S", "impossible", "int4_awq", _GGUF),
     Row("gguf-Q3_K_M", "impossible", "int4_awq", _GGUF),
-    Row("kv:kivi-int2", "impossible", None, f"asymmetric groups of 64; {_KV}"),
-    Row("kv:kivi-int4", "impossible", None, f"asymmetric groups of 64; {_KV}"),
-    Row("kv:kivi-int8", "impossible", None, f"asymmetric groups of 64; {_KV}"),
-    Row("kv:k-int8-v-fp8", "impossible", None, f"static scales, INT8 keys and FP8 values; {_KV}"),
+    Row("kv:kivi-int2", "impossible", None, _KV4, cache="int8"),
+    Row("kv:kivi-int4", "impossible", None, _KV4, cache="int8"),
+    Row("kv:kivi-int8", "approximated", None, _KIVI, cache="int8"),
+    Row(
+        "kv:k-int8-v-fp8", "approximated", None, "values in INT8 as the keys: a cache has one mode", cache="int8_static"
+    ),
 )
 
 LIGHTTTS = (
@@ -160,8 +173,14 @@ LIGHTTTS = (
     Row("triton_int4weight", "approximated", "int4", f"{_SYMMETRIC}; {_UNUSED}", block_size=128),
     Row("lmdeploy_int4weight", "approximated", "int4", f"{_SYMMETRIC}; {_UNUSED}", block_size=128),
     Row("ppl_int4weight", "exact", "int4", f"blocks of 128; {_UNUSED}", block_size=128),
-    Row("triton_int8kv", "impossible", None, f"one scale a token and head at run time; {_KV}"),
-    Row("ppl_int8kv", "impossible", None, f"groups of 8 along the head; {_KV}"),
+    Row("triton_int8kv", "exact", None, "one scale a token and head, found at run time", cache="int8"),
+    Row(
+        "ppl_int8kv",
+        "approximated",
+        None,
+        "one scale a token and head instead of one for 8 neighbours in it: coarser",
+        cache="int8",
+    ),
     Row("ppl_fp16", "impossible", None, _KERNEL),
     Row("triton_flashdecoding", "impossible", None, _KERNEL),
     Row("triton_gqa_attention", "impossible", None, _KERNEL),

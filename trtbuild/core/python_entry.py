@@ -6,7 +6,7 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,19 +37,20 @@ def load_entry(source: PythonSource) -> Any:
 
 
 def call_entry(source: PythonSource, *positional: Any, **arguments: Any) -> Any:
-    """Call the named function with these arguments and the recipe's. Raises ModelError where it raises."""
-    function = load_entry(source)
-    with _blamed(source):
-        return function(*positional, **{**source.arguments, **arguments})
+    """Call the named function with these arguments and the recipe's. Raises ModelError where it raises.
 
-
-def iterate_entry(source: PythonSource, *, offered: Mapping[str, Any] | None = None, **arguments: Any) -> Iterator[Any]:
-    """What the named generator yields. Raises ModelError where it raises, or returns nothing to iterate over.
-
-    `offered` are arguments that it gets only where it has a parameter of that name, and the recipe gives none.
+    A function with a parameter `files` gets the files that the recipe lists, unless one of these gives it.
     """
-    wanted = _parameters(load_entry(source)) - set(source.arguments)
-    arguments |= {name: value for name, value in (offered or {}).items() if name in wanted}
+    function = load_entry(source)
+    given = {**source.arguments, **arguments}
+    if "files" in _parameters(function) - set(given):
+        given["files"] = source.listed
+    with _blamed(source):
+        return function(*positional, **given)
+
+
+def iterate_entry(source: PythonSource, **arguments: Any) -> Iterator[Any]:
+    """What the named generator yields. Raises ModelError where it raises, or returns nothing to iterate over."""
     made = call_entry(source, **arguments)
     if not isinstance(made, Iterable):
         raise ModelError(f"{source.entry} returned {type(made).__name__}, which cannot be iterated over")

@@ -15,6 +15,7 @@ import numpy as np
 from trtbuild.core.artifacts import QuantizationPlan
 from trtbuild.core.errors import DataError
 from trtbuild.core.formats import Algorithm, Format, NumberType
+from trtbuild.core.kv_cache import LayerRanges
 from trtbuild.core.tensor_file import Array, read_tensors, write_tensors
 
 
@@ -75,6 +76,8 @@ class Plan:
     """Class of each module, quantized or not: `Linear`, `Conv2d`, or an ONNX operator."""
     samples: int = 0
     """Rows of the first axis that calibration saw."""
+    cache: dict[int, LayerRanges] = field(default_factory=dict)
+    """By layer of a decoder, how far keys and values reach: what static scales of its cache are made of."""
 
     def write(self, artifact: QuantizationPlan) -> None:
         """Write into an artifact's folder."""
@@ -92,6 +95,7 @@ class Plan:
             "kept_high": self.kept_high,
             "classes": self.classes,
             "samples": self.samples,
+            "cache": {str(layer): ranges.model_dump() for layer, ranges in self.cache.items()},
         }
         artifact.main.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
         write_tensors(artifact.path / "plan.safetensors", tensors)
@@ -101,6 +105,7 @@ class Plan:
         """Read from an artifact's folder. Raises DataError where it is damaged."""
         try:
             facts = json.loads(artifact.main.read_text())
+            cache = {int(layer): LayerRanges.model_validate(ranges) for layer, ranges in facts.get("cache", {}).items()}
         except (OSError, ValueError) as error:
             raise DataError(f"{artifact.main}: not a quantization plan: {error}") from error
         tensors = read_tensors(artifact.path / "plan.safetensors")
@@ -112,7 +117,13 @@ class Plan:
             )
             for module, settings in facts["modules"].items()
         }
-        return cls(modules=modules, kept_high=facts["kept_high"], classes=facts["classes"], samples=facts["samples"])
+        return cls(
+            modules=modules,
+            kept_high=facts["kept_high"],
+            classes=facts["classes"],
+            samples=facts["samples"],
+            cache=cache,
+        )
 
 
 _TENSORS = [entry.name for entry in fields(ModuleQuantization) if entry.name not in ("format", "block_size")]

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from typing import Literal
 
+from trtbuild.core.placement import PlacementChoice
 from trtbuild.core.repairs import GuiltyNode
 from trtbuild.core.results import Gate
 from trtbuild.core.values import Result
 
 
 class LatencySummary(Result):
-    """Time of one call at the `opt` shapes, in milliseconds."""
+    """Time of one call at the `opt` shapes, in milliseconds; of a decoder, one step of decoding at the `opt` batch."""
 
     median: float
     p95: float
     noise: float
     """Half the interquartile range over the median."""
+    first_token: float | None = None
+    """Of a decoder: reading a prompt of `opt` tokens, at the `opt` batch."""
+    tokens_per_s: float | None = None
+    """Of a decoder: all rows together, while decoding."""
 
 
 class CoverageSummary(Result):
@@ -35,6 +40,8 @@ class VariantReport(Result):
     engine: str
     """Path of the engine file."""
     size_bytes: int
+    cache_bytes: int = 0
+    """Of a decoder: what the cache of the greatest batch takes beside it."""
     latency_ms: LatencySummary
     speedup_vs_reference: float
     accuracy: dict[str, float]
@@ -46,6 +53,8 @@ class VariantReport(Result):
     """Modules that stay in high precision although the recipe does not say so, each with the reason."""
     approximates: str = ""
     """Where the recipe names a mode that can only be approximated: its name, and what differs."""
+    placement: PlacementChoice | None = None
+    """Where Q/DQ stand and why, where `engine.placement` searched for it."""
     verdict: Literal["passed", "failed"]
     failed: list[Gate] = []
     """The gates that it failed."""
@@ -55,6 +64,11 @@ class VariantReport(Result):
     """What a gate let pass without proof."""
     reused: bool
     """Whether nothing of it had to run."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """The engine and a decoder's cache together."""
+        return self.size_bytes + self.cache_bytes
 
 
 class RepairReport(Result):
@@ -131,8 +145,8 @@ def recommend(variants: list[VariantReport], margin: float = 0.05) -> tuple[str 
         return passed[0].name, "the only variant that passed"
     fastest = min(passed, key=lambda variant: variant.latency_ms.median)
     level = [variant for variant in passed if variant.latency_ms.median <= fastest.latency_ms.median * (1 + margin)]
-    smallest = min(level, key=lambda variant: variant.size_bytes)
-    if smallest.size_bytes < fastest.size_bytes * (1 - margin):
+    smallest = min(level, key=lambda variant: variant.memory_bytes)
+    if smallest.memory_bytes < fastest.memory_bytes * (1 - margin):
         return smallest.name, f"as fast as {fastest.name} within {margin:.0%}, and smaller"
     nearest = max(level, key=lambda variant: variant.accuracy.get("snr_db", 0.0))
     if nearest.accuracy.get("snr_db", 0.0) > fastest.accuracy.get("snr_db", 0.0):

@@ -1,4 +1,4 @@
-"""What each format needs of TensorRT, a GPU and trtbuild, and which formats are most like it: the tables of legality.
+"""What each format needs of TensorRT and a GPU, and which formats are most like it: the tables of legality.
 
 Each entry names its source: [doc] NVIDIA's documentation, [hdr] TensorRT's public headers and parser source, [mo]
 Model-Optimizer's source and support matrix, [thread] a GitHub thread, [run] measured for trtbuild on the real library,
@@ -22,7 +22,7 @@ LEAST_TENSORRT: dict[Format, tuple[int, ...]] = {
     "int4_awq": (10, 0),
     "int4_gptq": (10, 0),
     "w4a8_awq": (10, 0),
-    "nvfp4": (11, 0),  # [thread] Model-Optimizer 2333: TRT_FP4DynamicQuantize from ONNX builds on 11.0 and later
+    "nvfp4": (10, 8),  # [doc] 10.8 notes: FP4 by explicit quantization; its demoDiffusion builds such an ONNX of Flux
     "mxfp8": (10, 12),  # [hdr] CHANGELOG: TRT_MXFP8 operators in the parser
 }
 
@@ -48,12 +48,6 @@ TORCH_ONLY: dict[Format, str] = {
     "mxfp8": "ModelOpt calibrates MXFP8 for PyTorch models only",
 }
 """Formats that need the PyTorch model, each with the reason: an ONNX source cannot have them [mo] onnx/quantization."""
-
-UNWRITTEN: dict[Format, str] = {
-    "nvfp4": "this version of trtbuild does not write FP4 graphs: their activations are scaled while the engine runs",
-    "mxfp8": "this version of trtbuild does not write MXFP8 graphs: their activations are scaled while the engine runs",
-}
-"""Formats that hardware and TensorRT have and insertion refuses, each with the reason."""
 
 NEAREST: dict[Format, tuple[Format, ...]] = {
     "int8": ("int8_sq", "fp8", "w8a16"),

@@ -46,6 +46,11 @@ class Coverage(Result):
     """Modules that quantization left alone, each with the reason."""
 
     @property
+    def refused(self) -> dict[str, str]:
+        """Modules that insertion did not quantize, each with the reason: left alone, or not found in the graph."""
+        return self.kept_high | {layer.module: layer.reason for layer in self.layers if not layer.inserted}
+
+    @property
     def kept_by_default(self) -> dict[str, str]:
         """Those of them that the recipe did not leave alone itself."""
         return {module: reason for module, reason in self.kept_high.items() if not reason.startswith(ASKED_HIGH)}
@@ -118,11 +123,36 @@ class Latency(Result):
     runs: int
 
 
+class LayerTime(Result):
+    """Layers of an engine that compute nodes of the same modules, each timed alone: the sum over all is more than a
+    call takes."""
+
+    modules: list[str] = []
+    """Module paths of the nodes that they compute; empty where their names tell none."""
+    median_ms: float
+
+
+class DecoderMeasurement(Result):
+    """What a decoder's speed and memory are beyond one call: the call that is timed as such is one step of decoding."""
+
+    first_token: Latency
+    """Reading a prompt of `opt` tokens, at the `opt` batch."""
+    reference_first_token: Latency
+    tokens_per_s: float
+    """Of all rows together, while decoding."""
+    reference_tokens_per_s: float
+    cache_bytes: int
+    """What the cache of the greatest batch takes, scales included: what a server must set apart."""
+    reference_cache_bytes: int
+
+
 class Measurement(Result):
     """Engine and reference timed in turns, in one process, on the same inputs."""
 
     engine: Latency
     reference: Latency
+    uncertainty: float = 0.0
+    """How well the speed-up is known, as a share of it; where the engine is the reference itself, its median."""
     shapes: dict[str, list[int]]
     """The input shapes that were timed: every axis at its `opt`."""
     engine_bytes: int
@@ -130,6 +160,18 @@ class Measurement(Result):
     device: str
     """What it ran on."""
     threads: int
+    engine_layers: list[LayerTime] = []
+    """Time of an engine that differs from its reference, layer by layer; empty where the backend does not tell."""
+    reference_layers: list[LayerTime] = []
+
+    decoder: DecoderMeasurement | None = None
+    """Of a decoder."""
+
+    @property
+    def size_ratio(self) -> float:
+        """The engine's bytes over the reference's, each with its cache where it is a decoder."""
+        mine, theirs = (0, 0) if self.decoder is None else (self.decoder.cache_bytes, self.decoder.reference_cache_bytes)
+        return (self.engine_bytes + mine) / (self.reference_bytes + theirs)
 
     @property
     def speedup(self) -> float:
@@ -156,4 +198,4 @@ class Verdict(Result):
     speedup: float
     """Against the reference engine."""
     size_ratio: float
-    """Engine bytes over reference bytes."""
+    """Engine bytes over reference bytes, a decoder's with its cache."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from trtbuild.core.artifacts import Engine, OnnxModel, QuantizationPlan
 from trtbuild.core.errors import ModelError
-from trtbuild.core.results import Comparison
+from trtbuild.core.kv_cache import LayerRanges
+from trtbuild.core.results import Comparison, LayerTime
 from trtbuild.core.sensitivity import Sensitivity
 from trtbuild.core.sources import ModelSource
 from trtbuild.core.tensors import Shapes
@@ -72,6 +73,15 @@ class Calibrator(Role):
         """Write `plan`. `options` are the calibrate stage's. Raises DataError where there are no samples."""
 
 
+class CacheObserver(Role):
+    """Finds how far a decoder's keys and values reach, by running it on real samples."""
+
+    @abstractmethod
+    def observe_cache(self, module: Any, samples: Iterable[Tensors], percentile: float) -> dict[int, LayerRanges]:
+        """The ranges by layer; `percentile` percent of a head's elements lie within. Raises DataError where there are
+        no samples."""
+
+
 class OnnxCalibrator(Role):
     """Decides the numbers of a quantization by running an ONNX graph on real samples."""
 
@@ -95,10 +105,8 @@ class Trainer(Role):
     """Fine-tunes quantized weights so that the quantized module answers as the FP32 one does."""
 
     @abstractmethod
-    def finetune(
-        self, module: Any, plan: QuantizationPlan, options: Any, samples: Sequence[Tensors], trained: QuantizationPlan
-    ) -> None:
-        """Write `trained`: the plan with the codes of the trained weights. `options` are the finetune stage's."""
+    def finetune(self, module: Any, plan: Plan, options: Any, samples: Sequence[Tensors]) -> Plan:
+        """The plan with the codes of the trained weights. `options` are the finetune stage's."""
 
 
 class Interpreter(Role):
@@ -166,10 +174,26 @@ class Runner(Role):
     def open(self, engine: Engine, threads: int) -> Session:
         """Load an engine. Raises ModelError where it does not fit this machine."""
 
+    def layer_times(self, engine: Engine, inputs: Tensors, runs: int, threads: int) -> list[LayerTime]:
+        """Median time of each layer over `runs` calls, layers of the same modules together, in the order in which they
+        run first. Empty where the backend, or this engine, does not tell.
+        """
+        return []
+
     @property
     @abstractmethod
     def device(self) -> str:
         """What it runs on, in words."""
+
+
+class Compared(NamedTuple):
+    """A comparison, and what was compared."""
+
+    comparison: Comparison
+    outputs: Sequence[Tensors]
+    """The engine's, sample by sample."""
+    reference: Sequence[Tensors]
+    """The reference's."""
 
 
 class Comparer(Role):
@@ -181,9 +205,10 @@ class Comparer(Role):
         engine: Callable[[], Session],
         reference: Callable[[], Session],
         samples: Sequence[Tensors],
-        truth: Sequence[Tensors],
-    ) -> tuple[Comparison, Sequence[Tensors]]:
-        """The comparison, and the engine's outputs per sample. Opens one session at a time: two may not fit."""
+        truth: Sequence[Tensors] | None,
+    ) -> Compared:
+        """Compare on every sample, also with `truth` where there is one. Opens one session at a time: two may not
+        fit."""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,12 @@ class PythonSource(Value):
     """The recipe's folder, put first on the module search path."""
     files: list[Path] = []
     """Files whose content decides what the function returns: its own module, and those the recipe adds."""
+    listed: list[Path] = []
+    """Those the recipe adds, sorted: what a function with a parameter `files` receives."""
+
+
+MADE = Path("made-by-this-build")
+"""What stands for the place of a model folder that an earlier step of the same build makes."""
 
 
 class HuggingFaceSource(Value):
@@ -45,7 +51,7 @@ class HuggingFaceSource(Value):
     @property
     def is_here(self) -> bool:
         """Whether this machine has it; where not, only steps that another machine did can follow from it."""
-        return self.folder.is_dir()
+        return self.folder == MADE or self.folder.is_dir()
 
 
 class OnnxSource(Value):
@@ -79,8 +85,6 @@ class SampleSource(Value):
 
     python: PythonSource
     """The generator."""
-    listed: list[Path] = []
-    """The files that the recipe lists as data, sorted: what a generator with a parameter `files` receives."""
     calibration: int = Field(ge=0)
     """How many samples (rows of the first axis) to calibrate on."""
     selection: int = Field(default=0, ge=0)

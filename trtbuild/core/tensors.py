@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from trtbuild.core.values import Value
 
-DType = Literal["float32", "float16", "bfloat16", "int64", "int32", "int8", "uint8", "bool"]
+DType = Literal["float32", "float16", "bfloat16", "float8e4m3fn", "int64", "int32", "int8", "uint8", "bool"]
 
 
 class AxisRange(Value):
@@ -35,6 +35,11 @@ class TensorSpec(Value):
     """Element type, as numpy spells it."""
     dims: list[int | str]
     """Each dimension: a fixed length, or the name of an axis in `shapes.axes`."""
+
+    @property
+    def numpy_dtype(self) -> str:
+        """How numpy holds it, which has no FP8: those codes travel as the bytes they are."""
+        return "uint8" if self.dtype == "float8e4m3fn" else self.dtype
 
 
 class Shapes(Value):

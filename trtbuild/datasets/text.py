@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -12,8 +10,10 @@ import numpy as np
 
 from trtbuild.core.errors import DataError
 from trtbuild.core.sources import SAMPLE_IDS
+from trtbuild.datasets.domains import domains
 from trtbuild.datasets.files import library, named
-from trtbuild.datasets.selection import HELD_OUT, apportioned, batches, digest, one_of, take
+from trtbuild.datasets.records import KINDS, records
+from trtbuild.datasets.selection import HELD_OUT, batches, digest, one_of, take
 
 ENCODED_AT_ONCE = 512
 """Lines tokenized together: enough to keep the tokenizer's threads busy, few enough to stop soon after the last one."""
@@ -51,13 +51,14 @@ def lines(
     special_tokens: bool = True,
     dtype: Literal["int64", "int32"] = "int64",
     field: str = "text",
+    chat: str | Mapping[str, str] | None = None,
     weights: Mapping[str, float] | None = None,
     held_out: float = HELD_OUT,
 ) -> Iterator[dict[str, Any]]:
     """Yield `count` tokenized texts of a split, in batches of `batch` rows: each input [rows, tokens] of `dtype`.
 
     `files` are .txt files, where every line that is not empty is a sample, .jsonl files, where the text `field` of
-    every line is one, and the tokenizer's own file, named `tokenizer`. Texts are cut at `max_length` tokens, special
+    every line is one, or with `chat` its `messages` (`trtbuild.datasets.records`), and the tokenizer's own file, named `tokenizer`. Texts are cut at `max_length` tokens, special
     tokens included, and padded to the longest of their batch or to `max_length`. `inputs` names what to yield of
     input_ids, attention_mask and token_type_ids; as a mapping, the model's name of each: `{ids: input_ids}`.
 
@@ -72,16 +73,14 @@ def lines(
     for value in wanted.values():
         one_of("inputs", value, ("input_ids", "attention_mask", "token_type_ids"))
     tokenizer_files = [file for file in map(Path, files) if file.name == tokenizer]
-    texts = named([file for file in map(Path, files) if file not in tokenizer_files], (".txt", ".jsonl"))
+    texts = named([file for file in map(Path, files) if file not in tokenizer_files], KINDS)
     encoder, fill = _tokenizer(tokenizer_files, tokenizer, max_length, pad_token)
     chosen: list[tuple[bytes, Row]] = []
     seen: set[bytes] = set()
-    for pattern, rows in apportioned(count, weights or {"*": 1.0}).items():
-        domain = _domain(texts, weights, pattern)
-        if rows:
-            what = f"lines of text in {pattern}" if weights else "lines of text"
-            found = _tokenized(encoder, _ordered(domain, field), special_tokens)
-            chosen += take(found, split, rows, held_out=held_out, what=what, seen=seen)
+    for domain in domains(texts, count, weights):
+        found = _tokenized(encoder, _ordered(domain.files, field, chat), special_tokens)
+        what = f"lines of text{domain.said}"
+        chosen += take(found, split, domain.count, held_out=held_out, what=what, seen=seen)
     chosen.sort()  # by the digest of the text: domains are mixed in each batch, and always in the same way
     for group in batches([row for _, row in chosen], batch):
         length = max_length if padding == "max_length" else max(len(row.ids) for row in group)
@@ -91,51 +90,16 @@ def lines(
         }
 
 
-def _domain(texts: dict[str, Path], weights: Mapping[str, float] | None, pattern: str) -> dict[str, Path]:
-    """The files of one pattern. Names alone count: a folder's name may change without changing what is built."""
-    domain = {name: file for name, file in texts.items() if fnmatchcase(file.name, pattern)}
-    if not domain:
-        raise DataError(f"weights: {pattern!r} matches no file", hint=f"data.files lists {', '.join(texts)}")
-    for name, file in texts.items():
-        matching = [each for each in weights or {pattern: 1.0} if fnmatchcase(file.name, each)]
-        if len(matching) != 1:
-            several = f"is matched by {' and '.join(matching)}" if matching else "is matched by no pattern"
-            raise DataError(f"weights: {name} {several}", hint="every file must belong to one pattern")
-    return domain
-
-
-def _ordered(domain: dict[str, Path], field: str) -> list[tuple[bytes, str, str]]:
+def _ordered(
+    files: dict[str, Path], field: str, chat: str | Mapping[str, str] | None
+) -> list[tuple[bytes, str, str]]:
     """Digest, text and source of every different text, by digest."""
     found: dict[bytes, tuple[str, str]] = {}
-    for name, file in domain.items():
-        for number, text in _texts(name, file, field):
+    for name, file in files.items():
+        for number, text in records(name, file, field, chat):
             if text:
                 found.setdefault(digest(text.encode()), (text, f"{name}:{number}"))
     return [(identity, *found[identity]) for identity in sorted(found)]
-
-
-def _texts(name: str, file: Path, field: str) -> Iterator[tuple[int, str]]:
-    try:
-        with file.open(encoding="utf-8-sig") as stream:
-            for number, line in enumerate(stream, start=1):
-                if file.suffix.lower() == ".txt" or not line.strip():
-                    yield number, line.strip()
-                else:
-                    yield number, _field(f"{name}:{number}", line, field)
-    except UnicodeDecodeError as error:
-        raise DataError(f"{name} is not UTF-8 text: {error.reason} at byte {error.start}") from error
-
-
-def _field(place: str, line: str, field: str) -> str:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{place} is not JSON: {error}", hint="a .jsonl file holds one JSON object a line") from error
-    text = record.get(field) if isinstance(record, dict) else None
-    if not isinstance(text, str):
-        there = f"it has {', '.join(record)}" if isinstance(record, dict) else "the line is no JSON object"
-        raise DataError(f"{place} has no text {field!r}", hint=f"{there}; set data.arguments.field")
-    return text.strip()
 
 
 def _tokenizer(found: list[Path], name: str, max_length: int, pad_token: str | None) -> tuple[Any, Padding | None]:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from trtbuild.core.dialects import TENSORRT, Dialect
 from trtbuild.core.errors import ModelError
 from trtbuild.core.formats import FORMATS
+from trtbuild.core.placement import PlacementChoice
 from trtbuild.core.quantization import ModuleQuantization, Plan
 from trtbuild.core.results import Coverage, LayerCoverage
 from trtbuild.graph import attention as attentions
@@ -17,6 +18,8 @@ from trtbuild.graph import embeddings as tables
 from trtbuild.graph import initializers, quantize, reading, selection, weights
 from trtbuild.graph import residual as additions
 from trtbuild.graph.attention import Attention
+from trtbuild.graph.block_scales import inputs as inputs_in_blocks
+from trtbuild.graph.block_scales import operators
 from trtbuild.graph.convolution import convolution
 from trtbuild.graph.initializers import constant
 from trtbuild.graph.layers import Layer
@@ -39,6 +42,7 @@ def insert(
     attention: Literal["auto", "high", "int8", "fp8"] = "auto",
     residual: Literal["high", "int8"] = "high",
     ranges: Mapping[str, float] | None = None,
+    placement: PlacementChoice | None = None,
     dialect: Dialect = TENSORRT,
     partial: bool = False,
 ) -> Coverage:
@@ -47,9 +51,9 @@ def insert(
     Weights become codes with scales per tensor, output channel or block; each distinct input tensor gets one
     QuantizeLinear for each type that its readers want, and each reader its own DequantizeLinear behind it. Attention
     products are quantized as `attention` says, and what skips the layers of residual additions as `residual` says, by
-    `ranges`: greatest magnitudes by `<node name>:<input index>`, observed on the graph before smoothing. `exclude` and
-    `include` are patterns of `trtbuild.graph.selection`; that of a `partial` plan, one that is tried out, may name what
-    the plan leaves alone.
+    `ranges`: greatest magnitudes by `<node name>:<input index>`, observed on the graph before smoothing. A `placement`
+    narrows all three, block by block. `exclude` and `include` are patterns of `trtbuild.graph.selection`; that of a
+    `partial` plan, one that is tried out, may name what the plan leaves alone.
 
     Raises ModelError where the graph is quantized already, its opset is too old, the target's dialect cannot say a
     format, a pattern matches nothing, or nothing would be left to quantize.
@@ -59,14 +63,22 @@ def insert(
     nodes = products(graph)
     found = _attentions(graph, plan, nodes)
     kept = _kept_high(graph, plan, nodes, found, exclude, include, partial=partial)
+    if placement is not None:
+        slow = [module for module in plan.modules if not placement.quantizes(module, "layers")]
+        kept = {**dict.fromkeys(slow, "auto: placement measured its block faster in high precision"), **kept}
     dead = _dead(plan, nodes)
     asked = {module: numbers for module, numbers in plan.modules.items() if module not in kept.keys() | dead.keys()}
-    _check_formats(asked)
     fitted = {module: _layer(module, numbers, nodes.get(module, [])) for module, numbers in asked.items()}
     order = {node: position for position, node in enumerate(graph)}
     layers = sorted((entry for entry in fitted.values() if isinstance(entry, Layer)), key=lambda it: order[it.nodes[0]])
-    wanted = attentions.wanted_type(attention, {FORMATS[numbers.format].activation for numbers in asked.values()})
-    chosen = [entry for entry in found if wanted and entry.module not in kept]
+    wanted = attentions.wanted_type(
+        attention, {FORMATS[numbers.format].static_activation for numbers in asked.values()}
+    )
+    chosen = [
+        entry
+        for entry in found
+        if wanted and entry.module not in kept and (placement is None or placement.quantizes(entry.module, "attention"))
+    ]
     _check_opset(model, layers, chosen, wanted)
     weights.check(layers, dialect)
 
@@ -77,10 +89,13 @@ def insert(
     names = names_of(graph)
     operands = [*_inputs(layers), *attentions.quantized_operands(chosen, observed)]
     if residual == "int8":
-        operands += additions.operands(graph, _integer_products(layers), observed, "int8")
+        skipping = additions.operands(graph, _integer_products(layers), observed, "int8")
+        operands += (each for each in skipping if placement is None or placement.quantizes(each.module, "residual"))
     quantize_operands(graph, operands, names)
+    inputs_in_blocks.write(graph, [layer for layer in layers if layer.traits.dynamic], names)
     for layer in layers:
         weights.write(graph, layer, dialect, names)
+    operators.define(model)
 
     covered[:0] = [
         LayerCoverage(
@@ -95,7 +110,7 @@ def insert(
         covered += tables.insert(graph, kept, dialect)
     if plan.modules and not covered:
         raise ModelError(
-            "nothing is left to quantize: " + "; ".join(f"{module}: {kept[module]}" for module in list(kept)[:3]),
+            "nothing is left to quantize: " + "; ".join(_reasons(kept)[:3]),
             hint="exclude less, or name under `include` what is to be quantized",
         )
     initializers.drop_unused(graph)
@@ -161,6 +176,16 @@ def _kept_high(
     return kept
 
 
+def _reasons(kept: Mapping[str, str]) -> list[str]:
+    """Each reason once, behind the first module that has it and the number of others."""
+    modules: dict[str, list[str]] = {}
+    for module, reason in kept.items():
+        modules.setdefault(reason, []).append(module)
+    return [
+        f"{its[0]}{f' and {len(its) - 1} more' if len(its) > 1 else ''}: {reason}" for reason, its in modules.items()
+    ]
+
+
 def _dead(plan: Plan, nodes: Mapping[str, list[ir.Node]]) -> dict[str, str]:
     """Modules that the model computes and no exported output depends on, such as a pooler whose output is not taken.
 
@@ -175,17 +200,6 @@ def _dead(plan: Plan, nodes: Mapping[str, list[ir.Node]]) -> dict[str, str]:
     return {module: "no exported output depends on it" for module in plan.modules if module not in nodes}
 
 
-def _check_formats(asked: Mapping[str, ModuleQuantization]) -> None:
-    for module, numbers in asked.items():
-        traits = FORMATS[numbers.format]
-        if traits.weight == "fp4" or (traits.granularity == "block" and traits.activation == traits.weight):
-            raise ModelError(
-                f"{module}: {numbers.format} scales blocks of activations while it runs, which standard "
-                "QuantizeLinear cannot say",
-                hint="use fp8 or int4_awq, or leave the module out",
-            )
-
-
 def _layer(module: str, numbers: ModuleQuantization, nodes: list[ir.Node]) -> Layer | str:
     fit = convolution if nodes and nodes[0].op_type in CONVOLUTIONS else linear
     return fit(module, numbers, nodes)
@@ -197,8 +211,8 @@ def _check_opset(model: ir.Model, layers: list[Layer], chosen: list[Attention], 
     for layer in layers:
         needs.append(_LEAST_OPSET[layer.weight.dtype or ir.DataType.FLOAT])
         needs.append(quantize.LEAST_OPSET[layer.traits.weight])
-        if layer.traits.activation is not None:
-            needs.append(quantize.LEAST_OPSET[layer.traits.activation])
+        if layer.traits.static_activation is not None:
+            needs.append(quantize.LEAST_OPSET[layer.traits.static_activation])
         if layer.block_size:
             needs.append(quantize.LEAST_OPSET_OF_BLOCKS)
     if opset < (needed := max(needs, default=0)):
@@ -206,16 +220,25 @@ def _check_opset(model: ir.Model, layers: list[Layer], chosen: list[Attention], 
             f"the graph has opset {opset}; its quantized form needs opset {needed}",
             hint="export the model with a newer opset",
         )
+    if any(layer.traits.weight == "fp4" for layer in layers):
+        _raise_opset(model, quantize.OPSET_OF_FP4)
+
+
+def _raise_opset(model: ir.Model, opset: int) -> None:
+    """From 21 on: opsets 22 and 23 let the operators of 21 take more types, and change nothing that they took."""
+    for imports in (model.opset_imports, *(function.opset_imports for function in model.functions.values())):
+        imports[""] = max(opset, imports.get("", opset))
 
 
 def _inputs(layers: list[Layer]) -> Iterator[Operand]:
     for layer in layers:
         tensor = constant(layer.weight)
-        if layer.input_amax is None or layer.traits.activation is None or tensor is None:
+        kind = layer.traits.static_activation
+        if layer.input_amax is None or kind is None or tensor is None:
             continue
         for node in layer.nodes:
             dtype = initializers.float_type(tensor)
-            yield Operand(node, 0, layer.traits.activation, layer.input_amax, dtype, layer.module)
+            yield Operand(node, 0, kind, layer.input_amax, dtype, layer.module)
 
 
 def _integer_products(layers: list[Layer]) -> Iterator[ir.Node]:

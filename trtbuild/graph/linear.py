@@ -46,7 +46,7 @@ def along_output(node: ir.Node, factor: Array) -> Array:
 
 def linear(module: str, numbers: ModuleQuantization, nodes: list[ir.Node]) -> Layer | str:
     """The module as a layer to quantize, or in words why it cannot be one."""
-    if (reason := _unfit_nodes(nodes) or _unfit_numbers(numbers, nodes[0])) is not None:
+    if (reason := _unfit_nodes(nodes) or _unfit_input(numbers, nodes) or _unfit_numbers(numbers, nodes[0])) is not None:
         return reason
     weight = nodes[0].inputs[1]
     assert weight is not None
@@ -138,7 +138,7 @@ def unfit_amax(numbers: ModuleQuantization, outputs: int) -> str | None:
     found = np.size(numbers.weight_amax)
     if FORMATS[numbers.format].granularity == "channel" and found not in {1, outputs}:
         return f"its weight has {outputs} output channels, the plan has {found}"
-    if FORMATS[numbers.format].activation is not None and numbers.input_amax is None:
+    if FORMATS[numbers.format].needs_input_range and numbers.input_amax is None:
         return f"the plan has no range for its input, which {numbers.format} quantizes"
     return None
 
@@ -174,6 +174,15 @@ def _unfit_nodes(nodes: list[ir.Node]) -> str | None:
     return None
 
 
+def _unfit_input(numbers: ModuleQuantization, nodes: list[ir.Node]) -> str | None:
+    """TensorRT scales blocks of tensors with two or three axes (IDynamicQuantizeLayer)."""
+    shapes = [node.inputs[0].shape for node in nodes if node.inputs[0] is not None]
+    ranks = [len(shape) for shape in shapes if shape is not None and len(shape) not in (2, 3)]
+    if FORMATS[numbers.format].dynamic and ranks:
+        return f"its input has {ranks[0]} axes, and {numbers.format} scales blocks of two or three"
+    return None
+
+
 def _unfit_numbers(numbers: ModuleQuantization, node: ir.Node) -> str | None:
     tensor, axis = constant(node.inputs[1]), output_axis(node)
     assert tensor is not None
@@ -189,11 +198,11 @@ def _unfit_blocks(numbers: ModuleQuantization, outputs: int, inputs: int) -> str
     traits = FORMATS[numbers.format]
     if traits.granularity not in ("block", "tile"):
         return None
-    block = numbers.block_size or traits.block
+    block = traits.block or numbers.block_size
     if not block:
         return f"the plan gives no block size, which {numbers.format} needs"
     # A shorter last block is legal ONNX, but TensorRT infers the block's size from the number of scales.
-    if inputs > block and inputs % block:
+    if inputs % block and (inputs > block or traits.dynamic):
         return f"its {inputs} inputs do not divide into blocks of {block}"
     wanted, found = (outputs, -(-inputs // block)), np.shape(numbers.weight_amax)
     return None if found == wanted else f"its blocks are {list(wanted)}, the plan's numbers {list(found)}"

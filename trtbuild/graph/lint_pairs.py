@@ -52,6 +52,12 @@ class Pair:
         return constant_behind(self.data) is not None
 
     @property
+    def scaled_while_running(self) -> bool:
+        """Whether TensorRT's operator for blocks computes its data or what its scale comes from."""
+        producer = self.data.producer() if self.data is not None else None
+        return producer is not None and producer.op_type.endswith("DynamicQuantize")
+
+    @property
     def axis(self) -> int:
         """The axis of its channels or blocks, counted from the front where the rank is known."""
         attribute = self.node.attributes.get("axis")
@@ -99,6 +105,8 @@ def lint_pair(pair: Pair, opset: int) -> Iterator[LintFinding]:
     """Everything wrong with one node by itself."""
     yield from _types(pair, opset)
     yield from _zero_point(pair)
+    if pair.scaled_while_running:
+        return
     if pair.scale is None:
         yield finding(pair.name, "Q002", "its scale is computed, not a constant")
     else:

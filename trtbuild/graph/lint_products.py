@@ -14,7 +14,8 @@ PRODUCTS = {"MatMul", "Gemm", "Conv", "ConvTranspose"}
 _ONE_TYPE = {*PRODUCTS, "Add", "Sub", "Mul", "Div", "Concat", "Max", "Min", "Sum", "PRelu"}
 """Operators whose float inputs must have one type [ONNX operator schemas]."""
 _BETWEEN = {"Cast", "Mul", "Div", "Transpose"}
-"""What blocks the fusion of a DequantizeLinear with its product [Model-Optimizer 1289]."""
+"""What blocks the fusion of a DequantizeLinear with its product [Model-Optimizer 1289]; not of FP4's, which compute in
+FP32 and always stand behind a Cast and a Transpose [Model-Optimizer nvfp4_exporter.py]."""
 
 
 def lint_product(node: ir.Node, types: Types) -> Iterator[LintFinding]:
@@ -22,7 +23,7 @@ def lint_product(node: ir.Node, types: Types) -> Iterator[LintFinding]:
     name = node.name or (node.outputs[0].name or node.op_type)
     data, weight = (_dequantizer(value) for value in node.inputs[:2])
     for place, (value, found) in enumerate(zip(node.inputs[:2], (data, weight), strict=True)):
-        if found is None and (blocker := _blocker(value)) is not None:
+        if found is None and (blocker := _blocker(value)) is not None and not _of_fp4(value, types):
             between = f"{blocker.op_type} {blocker.name or ''}".strip()
             yield finding(name, "Q008", f"{between} stands between its input {place} and the DequantizeLinear")
         if found is not None:
@@ -60,6 +61,16 @@ def _blocker(value: ir.Value | None) -> ir.Node | None:
         if producer is not None and producer.op_type == "DequantizeLinear":
             return first
     return None
+
+
+def _of_fp4(value: ir.Value | None, types: Types) -> bool:
+    """Whether a product's input is FP4 behind nodes that are known to fuse."""
+    node = value.producer() if value is not None else None
+    while node is not None and node.op_type in ("Cast", "Transpose") and node.inputs[0] is not None:
+        node = node.inputs[0].producer()
+    if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+        return False
+    return types.get(node.inputs[0]) == ir.DataType.FLOAT4E2M1
 
 
 def _axis(node: ir.Node, place: int, pair: Pair) -> Iterator[LintFinding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
+from collections.abc import Collection
 
 import onnx
 import onnx_ir as ir
@@ -42,10 +43,14 @@ class Names:
         return candidate
 
 
-def names_of(graph: ir.Graph) -> Names:
-    """The names that new nodes must not take: those of nodes, and those that outputs `<name>:0` are called after."""
-    values = (value.name or "" for node in graph for value in node.outputs)
-    return Names({node.name or "" for node in graph} | {name.removesuffix(":0") for name in values})
+def names_of(graph: ir.Graph, leaving: Collection[ir.Node] = ()) -> Names:
+    """The names that new nodes must not take: those of nodes, and those that outputs `<name>:0` are called after.
+
+    Nodes that are `leaving` make room for theirs.
+    """
+    staying = [node for node in graph if node not in leaving]
+    values = (value.name or "" for node in staying for value in node.outputs)
+    return Names({node.name or "" for node in staying} | {name.removesuffix(":0") for name in values})
 
 
 def rename(model: ir.Model) -> None:

@@ -36,8 +36,13 @@ _PREFIX = "trtbuild.half"
 
 
 def float_outputs(graph: ir.Graph) -> list[str]:
-    """Names of all float tensors that the main graph's nodes compute, in the graph's order."""
-    return [value.name for node in graph for value in node.outputs if value.name and float_type(value) is not None]
+    """Names of all float tensors that the main graph's nodes compute for a reader, in the graph's order."""
+    return [
+        value.name
+        for node in graph
+        for value in node.outputs
+        if value.name and float_type(value) is not None and (value.uses() or value.is_graph_output())
+    ]
 
 
 def write_magnitudes(model: OnnxModel, names: Sequence[str], target: OnnxModel) -> dict[str, str]:

@@ -24,8 +24,12 @@ STORED: dict[NumberType, np.dtype[Any]] = {
 }
 """How NumPy holds the codes of each type that standard ONNX operators can say."""
 
-LEAST_OPSET: dict[NumberType, int] = {"int8": 13, "fp8": 19, "int4": 21}
-"""The first opset whose DequantizeLinear takes each type, with one scale for each channel."""
+LEAST_OPSET: dict[NumberType, int] = {"int8": 13, "fp8": 19, "int4": 21, "fp4": 21}
+"""The first opset whose DequantizeLinear takes each type, with one scale for each channel; for FP4 the first from which
+the graph's can be raised to OPSET_OF_FP4 as it is."""
+
+OPSET_OF_FP4 = 23
+"""The first opset with FLOAT4E2M1."""
 
 LEAST_OPSET_OF_BLOCKS = 21
 """The first opset with `block_size`."""

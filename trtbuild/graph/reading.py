@@ -5,6 +5,7 @@ The inverse of insertion, for graphs that another tool quantized.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -38,6 +39,9 @@ _FORMATS: dict[tuple[NumberType, str, NumberType | None], Format] = {
 """By the weight's type and granularity and the activation's type. Algorithms leave no trace in a graph: AWQ reads as
 `int4`, and SmoothQuant as `int8`."""
 
+_QUANTIZES = re.compile(r"(TRT_\w*?)?(Dynamic)?(Quantize|Dequantize)(Linear)?")
+"""Operators that quantize or dequantize: ONNX's, and those of TensorRT's parser."""
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -50,8 +54,8 @@ class Reading:
 
 
 def is_quantized(model: ir.Model) -> bool:
-    """Whether the graph holds QuantizeLinear or DequantizeLinear nodes."""
-    return any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in model.graph.all_nodes())
+    """Whether the graph holds nodes that quantize or dequantize, standard ones or TensorRT's own."""
+    return any(_QUANTIZES.fullmatch(node.op_type) for node in model.graph.all_nodes())
 
 
 def read(model: ir.Model, modules: Mapping[str, Collection[str]] | None = None) -> Reading:
@@ -89,7 +93,7 @@ def read(model: ir.Model, modules: Mapping[str, Collection[str]] | None = None) 
                 block_size=calls[0].block_size,
             )
     for node in model.graph:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node not in used:
+        if _QUANTIZES.fullmatch(node.op_type) and node not in used:
             reading.unread[node.name or ""] = reasons.get(node, "no product with a constant weight reads it")
     return reading
 

@@ -7,7 +7,8 @@ A pattern is a module path with `*` and `?`, or `class:` and a pattern for the m
   that a checkpoint quantized there and a model quantized here agree;
 - three kinds of convolution. The first one reads the graph's input, mostly of 1 to 3 channels: below 16 there are no
   fast kernels, and what it loses every later layer sees. The last one, with no product behind it, writes pixels or
-  samples, where an error shows as it is. A transposed convolution over time is what vocoders write waveforms with.
+  samples, where an error shows as it is. A transposed convolution over time is what vocoders write waveforms with; in a
+  graph that makes 16 steps or more of one, all convolutions over time stay, because every error there is heard.
 
 Norms, softmax and embeddings have no product with a weight, so no format touches them; tables have an option of their
 own.
@@ -23,9 +24,13 @@ import onnx_ir as ir
 
 from trtbuild.core.errors import ModelError
 from trtbuild.core.results import ASKED_HIGH
+from trtbuild.graph.initializers import constant
 from trtbuild.graph.linear import CONVOLUTIONS, MATRIX_PRODUCTS, products
 
 CLASS = "class:"
+LEAST_STRETCH = 16
+"""Steps of the output for one of the input from which on a graph writes a waveform: vocoders make 200 and more, and
+U-Nets over time, which shrink it before they stretch it, make one."""
 
 MODELOPT_DEFAULTS = (
     "*block_sparse_moe.gate*",
@@ -64,7 +69,7 @@ def keep_high(
         for module in matched("exclude", pattern, modules):
             excluded.setdefault(module, f"excluded by pattern {pattern!r}")
     included = {module for pattern in include for module in matched("include", pattern, modules)}
-    defaults = {**_named(modules), **_convolutions(graph)}
+    defaults = {**_named(modules), **_vocoder(graph), **_convolutions(graph)}
     return {**{module: reason for module, reason in defaults.items() if module not in included}, **excluded}
 
 
@@ -99,19 +104,44 @@ def _convolutions(graph: ir.Graph) -> dict[str, str]:
     after, before = _reached(graph, set(nodes), forward=True), _reached(graph, set(nodes), forward=False)
     found: dict[str, str] = {}
     for module, its in products(graph).items():
-        node, weight = its[0], its[0].inputs[1]
-        if (
-            node.op_type == "ConvTranspose"
-            and weight is not None
-            and weight.shape is not None
-            and len(weight.shape) == 3
-        ):
+        node = its[0]
+        if node.op_type == "ConvTranspose" and _is_over_time(node):
             found[module] = "a transposed convolution over time writes waveforms; `include` overrides it"
         elif node.op_type == "Conv" and not any(call in after for call in its):
             found[module] = "the first convolution reads the graph's input; `include` overrides it"
         elif node.op_type == "Conv" and not any(call in before for call in its):
             found[module] = "the last convolution writes the graph's output; `include` overrides it"
     return found
+
+
+def _vocoder(graph: ir.Graph) -> dict[str, str]:
+    """Every convolution over time of a graph that writes a waveform."""
+    steps: dict[ir.Value, float] = {}
+    for node in graph:
+        before = max((steps.get(value, 1.0) for value in node.inputs if value is not None), default=1.0)
+        steps |= dict.fromkeys(node.outputs, before * _stretch(node))
+    if (stretch := max((steps.get(value, 1.0) for value in graph.outputs), default=1.0)) < LEAST_STRETCH:
+        return {}
+    reason = f"the graph makes {stretch:g} steps of one, so it writes a waveform; `include` overrides it"
+    return {
+        module: reason
+        for module, its in products(graph).items()
+        if its[0].op_type in CONVOLUTIONS and _is_over_time(its[0])
+    }
+
+
+def _stretch(node: ir.Node) -> float:
+    """Steps of time that a node makes of one."""
+    if node.op_type in CONVOLUTIONS and _is_over_time(node):
+        stride = (node.attributes["strides"].as_ints() if "strides" in node.attributes else [1])[0]
+        return stride if node.op_type == "ConvTranspose" else 1 / stride
+    scales = constant(node.inputs[2]) if node.op_type == "Resize" and len(node.inputs) > 2 else None
+    return float(scales.numpy()[2]) if scales is not None and scales.size == 3 else 1.0
+
+
+def _is_over_time(node: ir.Node) -> bool:
+    weight = node.inputs[1]
+    return weight is not None and weight.shape is not None and len(weight.shape) == 3
 
 
 def _reached(graph: ir.Graph, sources: set[ir.Node], *, forward: bool) -> set[ir.Node]:

@@ -10,6 +10,7 @@ from trtbuild.core.errors import ModelError
 from trtbuild.core.quantization import values_of
 from trtbuild.core.tensor_file import Array
 from trtbuild.graph import initializers, quantize
+from trtbuild.graph.block_scales import weights as in_blocks
 from trtbuild.graph.initializers import constant
 from trtbuild.graph.layers import Layer
 from trtbuild.graph.linear import is_plain, split_gemm
@@ -29,6 +30,9 @@ def check(layers: list[Layer], dialect: Dialect) -> None:
 
 def write(graph: ir.Graph, layer: Layer, dialect: Dialect, names: Names) -> None:
     """Quantize a layer's weight, in place, as the plan and smoothing left it."""
+    if layer.traits.dynamic:
+        in_blocks.write(graph, layer, names)
+        return
     axis, nodes = layer.axis, layer.nodes
     matrix, amax = layer.scaled()
     tensor = constant(layer.weight)

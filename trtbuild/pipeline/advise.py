@@ -13,8 +13,8 @@ from trtbuild.backends import BACKENDS
 from trtbuild.core.advice import Advice, Goal, Proposal, Refused
 from trtbuild.core.formats import FORMATS, Format
 from trtbuild.core.hardware import Gpu, gpu_named
-from trtbuild.core.legality import Illegal, Operator, Target, legality, nearest_legal, target
-from trtbuild.core.requirements import TORCH_ONLY, UNWRITTEN
+from trtbuild.core.legality import Illegal, Operator, Target, legality, target
+from trtbuild.core.requirements import TORCH_ONLY
 from trtbuild.core.sources import OnnxSource
 from trtbuild.pipeline.parameters import Parameters, parameters
 from trtbuild.pipeline.roofline import Bound, bound, dense_bytes, rows_at_opt, weight_bytes
@@ -66,9 +66,6 @@ def advise(recipe: str | Path, goal: Goal, gpu: str, *, sets: Sequence[str] = ()
             refused.append(Refused(format=form, reason=f"the model is ONNX: {TORCH_ONLY[form]}", nearest=None))
         elif isinstance(first, Illegal):
             refused.append(Refused(format=form, reason=first.reason, nearest=first.nearest))
-        elif form in UNWRITTEN:
-            nearest = nearest_legal(form, "linear", where)
-            refused.append(Refused(format=form, reason=UNWRITTEN[form], nearest=nearest))
         else:
             traps = list(first.warnings)
             traps += [f"convolutions stay in high precision: {one.reason}" for one in said if isinstance(one, Illegal)]
@@ -172,9 +169,10 @@ def _ranked(forms: list[Format], goal: Goal, size: Parameters | None, rows: int,
         return round(weight_bytes(form, guess) / dense_bytes(guess), 1)
 
     def slow(form: Format) -> float:
-        if machine is None:  # ONNX Runtime has integer kernels for CPUs, and emulates FP8
+        if machine is None:  # ONNX Runtime has integer kernels for CPUs, and emulates FP8 and FP4
             traits = FORMATS[form]
-            return 2.0 if "fp8" in (traits.weight, traits.activation) else float(traits.activation is None)
+            emulated = {"fp8", "fp4"} & {traits.weight, traits.activation}
+            return 2.0 if emulated else float(traits.activation is None)
         return round(bound(form, guess, rows, machine).ms / bound(None, guess, rows, machine).ms, 1)
 
     keys = {"accuracy": lambda form: 0.0, "memory": small, "latency": slow}

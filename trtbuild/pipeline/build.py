@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from trtbuild.core.disk import write_atomically
 from trtbuild.core.events import Listener
 from trtbuild.core.machine import processor
+from trtbuild.core.placement import PlacementChoice
 from trtbuild.core.report import BuildReport, CoverageSummary, LatencySummary, PrepareReport, VariantReport, recommend
 from trtbuild.core.results import Comparison, Coverage, Measurement, Verdict
 from trtbuild.core.values import Result
 from trtbuild.pipeline.calibration_record import calibration_record
-from trtbuild.pipeline.compose import Composition, VariantSteps, compose
+from trtbuild.pipeline.compose import Composition, VariantSteps, compose, precision_of
 from trtbuild.pipeline.explain import require_backends
 from trtbuild.pipeline.file_digests import FileDigests
 from trtbuild.pipeline.halfway import Until
@@ -21,10 +23,11 @@ from trtbuild.pipeline.job import RESULT_FILE
 from trtbuild.pipeline.plan import Ref
 from trtbuild.pipeline.release import main_file, release
 from trtbuild.pipeline.run import Finished, Limits, walk
-from trtbuild.pipeline.store import Store, write_atomically
+from trtbuild.pipeline.store import Store
 from trtbuild.recipe import expand
 from trtbuild.recipe.expand import Variant
 from trtbuild.recipe.load import load
+from trtbuild.recipe.sources import companions
 
 R = TypeVar("R", bound=Result)
 
@@ -50,11 +53,12 @@ def build(
     resolved = expand.variants(loaded.recipe)
     opened.sweep()
     files = FileDigests(store / "digests.sqlite")
+    beside = {file: files.of(file) for file in companions(loaded)}
     require_backends(composition.plan, opened, files)
     with opened.leased():
         done = walk(composition.plan, opened, files, listener or Listener(), limits or Limits())
         reports = [
-            _variant(resolved[name], steps, composition, opened, done, output)
+            _variant(resolved[name], steps, composition, opened, done, output, beside)
             for name, steps in composition.variants.items()
         ]
         measured = [_read(opened, done, steps.measurement, Measurement) for steps in composition.variants.values()]
@@ -118,12 +122,19 @@ def write_report(report: BuildReport, output: Path) -> None:
 
 
 def _variant(
-    variant: Variant, steps: VariantSteps, composition: Composition, store: Store, done: Finished, output: Path | None
+    variant: Variant,
+    steps: VariantSteps,
+    composition: Composition,
+    store: Store,
+    done: Finished,
+    output: Path | None,
+    beside: Mapping[Path, str],
 ) -> VariantReport:
     comparison = _read(store, done, steps.comparison, Comparison)
     coverage = _read(store, done, steps.coverage, Coverage)
     measurement = _read(store, done, steps.measurement, Measurement)
     verdict = _read(store, done, steps.verdict, Verdict)
+    placement = None if steps.placement is None else _read(store, done, steps.placement, PlacementChoice)
     behind = composition.plan.needed_by({steps.verdict.step})
     engine_digest = done.actions[steps.engine.step].outputs[steps.engine.output].digest
     if output:
@@ -137,6 +148,8 @@ def _variant(
                 "variant": variant.name,
                 "reference": composition.reference,
                 "approximates": variant.approximates,
+                "precision": precision_of(variant, composition.dialect),
+                "quantization": variant.quantize.format if variant.quantize else None,
                 "backend": composition.backend,
                 "inputs": {
                     tensor: {"shape": measurement.shapes[tensor], "dtype": spec.dtype}
@@ -144,10 +157,12 @@ def _variant(
                 },
                 "calibration": calibration_record(composition.plan, behind, done.actions, store),
                 "coverage": coverage.model_dump(mode="json"),
+                "placement": None if placement is None else placement.model_dump(mode="json"),
                 "comparison": comparison.model_dump(mode="json"),
                 "measurement": measurement.model_dump(mode="json"),
                 "verdict": verdict.model_dump(mode="json"),
             },
+            beside,
         )
     else:
         engine = main_file(store.folder_of(engine_digest))
@@ -155,9 +170,8 @@ def _variant(
         name=variant.name,
         engine=str(engine),
         size_bytes=measurement.engine_bytes,
-        latency_ms=LatencySummary(
-            median=measurement.engine.median_ms, p95=measurement.engine.p95_ms, noise=measurement.engine.noise
-        ),
+        cache_bytes=0 if measurement.decoder is None else measurement.decoder.cache_bytes,
+        latency_ms=_latency(measurement),
         speedup_vs_reference=verdict.speedup,
         accuracy=verdict.accuracy,
         accuracy_vs_reference={
@@ -170,11 +184,23 @@ def _variant(
         ),
         kept_high=coverage.kept_by_default,
         approximates=variant.approximates,
+        placement=placement,
         verdict=verdict.outcome,
         failed=verdict.failed,
         reasons=verdict.reasons,
         remarks=verdict.remarks,
         reused=not behind & done.ran,
+    )
+
+
+def _latency(measurement: Measurement) -> LatencySummary:
+    engine, decoder = measurement.engine, measurement.decoder
+    return LatencySummary(
+        median=engine.median_ms,
+        p95=engine.p95_ms,
+        noise=engine.noise,
+        first_token=None if decoder is None else decoder.first_token.median_ms,
+        tokens_per_s=None if decoder is None else decoder.tokens_per_s,
     )
 
 

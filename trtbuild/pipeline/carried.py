@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
+from trtbuild.core.disk import discard, explained
 from trtbuild.core.errors import StoreError
 from trtbuild.core.values import Result, Value, digest_of
 from trtbuild.pipeline.compose import compose
@@ -24,7 +25,7 @@ from trtbuild.pipeline.decide import Reuse
 from trtbuild.pipeline.explain import foresee
 from trtbuild.pipeline.file_digests import FileDigests
 from trtbuild.pipeline.halfway import Until
-from trtbuild.pipeline.store import Action, Listing, Store, discard, explained
+from trtbuild.pipeline.store import Action, Listing, Store
 from trtbuild.recipe.load import load
 
 FORMAT = 1

@@ -14,6 +14,7 @@ from trtbuild.core import machine
 from trtbuild.core.errors import ModelError
 from trtbuild.core.sources import PythonSource
 from trtbuild.core.values import canonical_json, digest_of
+from trtbuild.datasets import PACKAGES
 from trtbuild.pipeline.file_digests import FileDigests
 from trtbuild.pipeline.plan import Step
 from trtbuild.pipeline.store import Action, Store
@@ -105,11 +106,15 @@ def elsewhere(step: Step, ingredients: Mapping[str, str], store: Store) -> Reuse
     """The newest action of another machine that did this step's work, where this machine cannot or was handed it.
 
     A step that lacks packages here was done with whatever versions the other machine has; an imported one may have been
-    done under another Python, and from a model that is not here. All else must agree.
+    done under another Python with other libraries of its own, and from a model that is not here. All else must agree.
     """
     lacking, nowhere = absent_packages(step), absent_sources(step)
     candidates = store.actions() if lacking and not nowhere else store.imported()
-    free = (("version.", "machine.") if lacking else ("machine.python",)) + tuple(f"{name}.file" for name in nowhere)
+    python = (
+        "machine.python",
+        *(f"version.{package}" for value in step.settings.values() for package in _libraries(value)),
+    )
+    free = (("version.", "machine.") if lacking else python) + tuple(f"{name}.file" for name in nowhere)
 
     def fixed(every: Mapping[str, str]) -> dict[str, str]:
         return {name: value for name, value in every.items() if not name.startswith(free)}
@@ -158,8 +163,9 @@ def ingredients_of(step: Step, digests: Mapping[str, str], files: FileDigests) -
 def _setting(parameter: str, value: Any, files: FileDigests) -> dict[str, str]:
     """A setting's fields by dotted path. Sources count by content, not by where they lie."""
     found = dict(_flat(parameter, _without_places(value)))
-    if isinstance(value, PythonSource) or isinstance(getattr(value, "python", None), PythonSource):
+    if _python(value) is not None:
         found["machine.python"] = machine.FACTS["python"]()  # what it imports may differ: the standard library does
+    found |= {f"version.{package}": machine.package_version(package) or "absent" for package in _libraries(value)}
     if not getattr(value, "is_here", True):
         return found | {f"{parameter}.files": "not on this machine"}
     if (named := getattr(value, "files", None)) is not None:
@@ -173,8 +179,19 @@ def _setting(parameter: str, value: Any, files: FileDigests) -> dict[str, str]:
     return found
 
 
+def _python(value: Any) -> PythonSource | None:
+    inner = getattr(value, "python", value)
+    return inner if isinstance(inner, PythonSource) else None
+
+
+def _libraries(value: Any) -> tuple[str, ...]:
+    """What a generator of ours computes with; of a recipe's own code nobody knows it."""
+    python = _python(value)
+    return PACKAGES.get(python.entry.partition(":")[0], ()) if python is not None else ()
+
+
 def _root(value: Any) -> Path:
-    inner = getattr(value, "python", None) or value
+    inner = _python(value) or value
     folder = getattr(inner, "folder", None) or getattr(inner, "file", Path()).parent
     return Path(folder)
 

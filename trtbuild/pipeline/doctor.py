@@ -15,6 +15,7 @@ from trtbuild.pipeline.backend_choice import choose_backend
 _DOES = {
     "factory": "load models from Python functions",
     "huggingface": "load Hugging Face models",
+    "decoder": "load and watch Hugging Face decoders",
     "pytorch": "export PyTorch to ONNX",
     "modelopt": "calibrate quantization",
     "modelopt-training": "train quantized weights",

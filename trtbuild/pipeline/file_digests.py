@@ -7,17 +7,16 @@ changed within the same clock tick as its hash would be missed, so entries young
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import sqlite3
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from trtbuild.core.disk import sha256_of
 from trtbuild.core.errors import ModelError
 from trtbuild.core.file_names import distinct_names
 
-_CHUNK_BYTES = 1 << 22
 _SETTLED_NS = 2_000_000_000
 
 
@@ -78,12 +77,3 @@ class FileDigests:
         below = {file: str(file.relative_to(root)) for file in listed if file.is_relative_to(root)}
         outside = distinct_names((file for file in listed if file not in below), taken=set(below.values()))
         return {(below.get(file) or outside[file]): self.of(file) for file in listed}
-
-
-def sha256_of(file: Path) -> str:
-    """The sha256 (hex) of a file, read in chunks."""
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -9,13 +9,13 @@ Until = Literal["export", "calibrate", "insert", "build"]
 
 STOPS: tuple[str, ...] = get_args(Until)
 
-_JUDGING = frozenset({"validate", "measure", "judge"})
-_BUILDING = _JUDGING | {"build"}
+_JUDGING = frozenset({"validate", "measure", "judge", "read", "validate_decoder", "measure_decoder"})
+_BUILDING = _JUDGING | {"build", "attempt", "place", "insert_placed", "keep"}
 _BEHIND: dict[Until, frozenset[str]] = {
     "export": _BUILDING
     | {"insert", "autocast", "calibrate", "calibrate_onnx", "observe_ranges", "sensitivity", "sensitivity_onnx"}
-    | {"search", "mix", "finetune"},
-    "calibrate": _BUILDING | {"insert"},
+    | {"search", "mix", "finetune", "calibrate_cache", "quantize_cache", "use_native_cache"},
+    "calibrate": _BUILDING | {"insert", "quantize_cache", "use_native_cache"},
     "insert": _BUILDING,
     "build": _JUDGING,
 }

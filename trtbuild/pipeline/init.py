@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from trtbuild.core.errors import ModelError, StoreError
 from trtbuild.core.tensors import AxisRange, DType, Shapes, TensorSpec
+from trtbuild.recipe.decoder_starter import decoder_recipe
 from trtbuild.recipe.json_schema import json_schema
 from trtbuild.recipe.starter import starter_recipe
 
@@ -86,7 +87,7 @@ def _cosine(one, other):
 
 
 def init(model: Path, folder: Path) -> list[Path]:
-    """Write a first recipe for an ONNX file or a Hugging Face folder; returns the files written.
+    """Write a first recipe for an ONNX file, a Hugging Face folder or a decoder's; returns the files written.
 
     Raises ModelError where `model` is neither, StoreError where the folder has a recipe already or cannot be written.
     """
@@ -97,6 +98,9 @@ def init(model: Path, folder: Path) -> list[Path]:
         shapes = _shapes_of_onnx(model)
         recipe = starter_recipe(model.stem, shapes, onnx=place, schema="recipe.schema.json")
         samples = _OF_ARRAYS
+    elif _writes_text(model):
+        positions = _positions(model)
+        recipe, samples = decoder_recipe(model.resolve().name, place, positions, schema="recipe.schema.json"), ""
     elif (model / "config.json").is_file():
         shapes = _shapes_of_folder(model)
         recipe = starter_recipe(model.resolve().name, shapes, folder=place, schema="recipe.schema.json")
@@ -111,6 +115,7 @@ def init(model: Path, folder: Path) -> list[Path]:
         "samples.py": samples,
         "recipe.schema.json": json.dumps(json_schema(), indent=2) + "\n",
     }
+    texts = {name: text for name, text in texts.items() if text}  # a decoder's recipe takes built-in samples
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
@@ -149,6 +154,19 @@ def _shapes_of_onnx(file: Path) -> Shapes:
 def _dtype_name(dtype: Any) -> str:
     names = {"FLOAT": "float32"}
     return names.get(dtype.name, dtype.name.lower()) if dtype is not None else "unknown"
+
+
+def _writes_text(folder: Path) -> bool:
+    """Whether a Hugging Face folder holds a decoder."""
+    if not (folder / "config.json").is_file():
+        return False
+    named = _json(folder / "config.json").get("architectures") or []
+    return any(str(name).endswith("ForCausalLM") or name == "GPT2LMHeadModel" for name in named)
+
+
+def _positions(folder: Path) -> int:
+    config = _json(folder / "config.json")
+    return int(config.get("max_position_embeddings") or config.get("n_positions") or 2048)
 
 
 def _shapes_of_folder(folder: Path) -> Shapes:

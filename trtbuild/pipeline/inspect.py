@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from trtbuild.core.disk import sha256_of
 from trtbuild.core.errors import StoreError
-from trtbuild.pipeline.file_digests import sha256_of
 from trtbuild.pipeline.release import read_manifest
 
 

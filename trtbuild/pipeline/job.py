@@ -32,7 +32,8 @@ class Job(Value):
     """`module:name` of the stage."""
     settings: dict[str, Any]
     inputs: dict[str, Path]
-    """Sealed folders by parameter; those of a list as `parameter.0`, `parameter.1`, ..."""
+    """Sealed folders by parameter; those of a list as `parameter.0`, `parameter.1`, ..., one that fills in a field of a
+    setting as `parameter.field`."""
     cast: dict[str, str]
     key: str
     """The action's key, for the record."""
@@ -63,9 +64,12 @@ def run(job: Job, workspace: Path) -> dict[str, JobOutput]:
     stage = _stage(job.stage)
     arguments: dict[str, Any] = dict.fromkeys(stage.optional)
     for parameter, hint in stage.settings.items():
-        arguments[parameter] = TypeAdapter(hint).validate_python(job.settings[parameter])
+        filled = {key.partition(".")[2]: job.inputs[key] for key in job.inputs if key.startswith(f"{parameter}.")}
+        arguments[parameter] = TypeAdapter(hint).validate_python({**job.settings[parameter], **filled})
     for key, folder in job.inputs.items():
         parameter, _, number = key.partition(".")
+        if parameter in stage.settings:
+            continue
         value = _read_input(stage.inputs[parameter], folder)
         if number:
             arguments.setdefault(parameter, []).append(value)

@@ -19,6 +19,15 @@ class Ref:
 
 
 @dataclass(frozen=True)
+class Made:
+    """A setting with a field that another step gives: the folder of a model that the build itself makes."""
+
+    value: Value
+    field: str
+    ref: Ref
+
+
+@dataclass(frozen=True)
 class Step:
     """One stage at work in one build."""
 
@@ -28,7 +37,8 @@ class Step:
     settings: Mapping[str, Value]
     """Options, sources and Shapes by parameter."""
     inputs: Mapping[str, Ref]
-    """By parameter; an absent optional input is left out, one that is a list is `parameter.0`, `parameter.1`, ..."""
+    """By parameter; an absent optional input is left out, one that is a list is `parameter.0`, `parameter.1`, ..., and
+    one that fills in a field of a setting is `parameter.field`."""
     cast: Mapping[str, str]
     """Backend name by role parameter."""
 
@@ -45,16 +55,20 @@ class Plan:
     steps: dict[str, Step] = field(default_factory=dict)
     _by_work: dict[str, Step] = field(default_factory=dict)
 
-    def add(self, name: str, stage: Stage[Any, Any], **parts: Value | Ref | list[Ref] | str | None) -> Step:
+    def add(self, name: str, stage: Stage[Any, Any], **parts: Value | Made | Ref | list[Ref] | str | None) -> Step:
         """Add a step, or return the one that already does this very work. A string casts a backend in a role."""
         inputs = {key: part for key, part in parts.items() if isinstance(part, Ref)}
+        settings = {key: part for key, part in parts.items() if isinstance(part, Value)}
         for key, part in parts.items():
             if isinstance(part, list):
                 inputs |= {f"{key}.{number}": ref for number, ref in enumerate(part)}
+            elif isinstance(part, Made):
+                settings[key] = part.value
+                inputs[f"{key}.{part.field}"] = part.ref
         step = Step(
             name=name,
             stage=stage,
-            settings={key: part for key, part in parts.items() if isinstance(part, Value)},
+            settings=settings,
             inputs=inputs,
             cast={key: part for key, part in parts.items() if isinstance(part, str)},
         )

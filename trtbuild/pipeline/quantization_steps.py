@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from trtbuild.core.dialects import Dialect
 from trtbuild.core.formats import FORMATS
-from trtbuild.core.sources import OnnxSource
 from trtbuild.pipeline.plan import Ref
 from trtbuild.pipeline.shared_steps import SharedSteps
 from trtbuild.recipe.expand import Variant
@@ -12,6 +11,7 @@ from trtbuild.recipe.schema import AUTO, QuantizeOptions
 from trtbuild.stages.calibrate import CalibrateOptions, calibrate
 from trtbuild.stages.calibrate_onnx import calibrate_onnx
 from trtbuild.stages.finetune import finetune
+from trtbuild.stages.insert import InsertOptions
 from trtbuild.stages.mix import MixOptions, mix
 from trtbuild.stages.observe import observe_ranges
 from trtbuild.stages.search import SearchOptions, search
@@ -43,9 +43,12 @@ class QuantizationSteps:
                 f"{name}/finetune",
                 finetune,
                 source=self._shared.source,
+                model=self._shared.exported(),
                 plan=plan,
                 calibration=self._shared.calibration,
                 options=quantize.qat,
+                insertion=InsertOptions(exclude=quantize.exclude, include=quantize.include),
+                dialect=self._dialect,
                 loader=self._shared.loader,
                 trainer="modelopt-training",
             )["quantizationplan"]
@@ -82,7 +85,7 @@ class QuantizationSteps:
 
     def sensitivity(self, name: str, plans: list[Ref], options: SensitivityOptions) -> Ref:
         """The scores of every module in several plans."""
-        if isinstance(self._shared.source, OnnxSource):
+        if self._shared.is_onnx:
             step = self._shared.plan.add(
                 f"{name}/sensitivity",
                 sensitivity_onnx,
@@ -108,7 +111,11 @@ class QuantizationSteps:
 
     def ranges(self, quantize: QuantizeOptions) -> Ref | None:
         """What the operands of attention and of residual additions reach, where they are to be quantized."""
-        follows = quantize.attention == "auto" and any(FORMATS[form].activation == "fp8" for form in quantize.formats)
+        follows = quantize.attention == "auto" and any(
+            FORMATS[form].static_activation == "fp8" for form in quantize.formats
+        )
+        if self._shared.recipe.decoder is not None:
+            follows = False  # its attention reads the cache, which has formats of its own
         if not follows and quantize.attention in ("auto", "high") and quantize.residual == "high":
             return None
         return self._shared.plan.add(
@@ -122,7 +129,7 @@ class QuantizationSteps:
     def _calibrated(self, options: CalibrateOptions) -> Ref:
         """One format's calibration, which every variant that asks for the same shares."""
         name, calibration = f"calibrate-{options.format}", self._shared.calibration
-        if isinstance(self._shared.source, OnnxSource):
+        if self._shared.is_onnx:
             step = self._shared.plan.add(
                 name,
                 calibrate_onnx,
@@ -139,6 +146,6 @@ class QuantizationSteps:
                 calibration=calibration,
                 options=options,
                 loader=self._shared.loader,
-                calibrator="modelopt",
+                calibrator="checkpoint-codes" if options.rounding == "checkpoint" else "modelopt",
             )
         return step["quantizationplan"]

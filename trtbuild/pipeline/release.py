@@ -5,49 +5,73 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trtbuild.core import machine
-from trtbuild.core.errors import StoreError
+from trtbuild.core import machine, plain_pickle
+from trtbuild.core.disk import discard, explained, flush, swap, write_atomically
+from trtbuild.core.errors import DataError, StoreError
 from trtbuild.core.values import digest_of
-from trtbuild.pipeline.store import Action, Listing, Store, discard, explained, flush, write_atomically
+from trtbuild.pipeline.store import Action, Listing, Store
 
 MANIFEST_FILE = "manifest.json"
-MANIFEST_FORMAT = 1
+MANIFEST_FORMAT = 2
 
 
 def release(
-    store: Store, target: Path, engine_digest: str, actions: Mapping[str, Action], facts: Mapping[str, Any]
+    store: Store,
+    target: Path,
+    engine_digest: str,
+    actions: Mapping[str, Action],
+    facts: Mapping[str, Any],
+    companions: Mapping[Path, str],
 ) -> Path:
-    """Copy an engine out of the store with a manifest that says how it came to be. Returns the engine's main file.
+    """Copy an engine out of the store with a manifest that says how it came to be, and its companions, each with its
+    digest, beside it. Returns the engine's main file.
 
-    Nothing is copied where the folder already holds this very release. Raises StoreError where it cannot be written.
+    Nothing is copied where the folder already holds this very release. Raises StoreError where it cannot be written,
+    DataError where a companion is no plain data or has the name of one of the engine's files.
     """
+    told = {file.name: digest for file, digest in companions.items()}
     identity = digest_of(
-        {"engine": engine_digest, "actions": {name: dict(act.ingredients) for name, act in actions.items()}}
+        {
+            "engine": engine_digest,
+            "actions": {name: dict(act.ingredients) for name, act in actions.items()},
+            **({"companions": told} if told else {}),
+        }
     )
     engine = store.folder_of(engine_digest)
-    if not _holds(target, identity, engine):
+    own = [*engine.iterdir(), *companions]
+    if not _holds(target, identity, own):
+        for file in companions:
+            _check_companion(file, engine)
         beside = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
         try:
             with explained(target):
                 beside.mkdir(parents=True)
-                for file in sorted(engine.iterdir()):
+                for file in sorted(own):
                     shutil.copyfile(file, beside / file.name)
                     flush(beside / file.name)
-                manifest = _manifest(identity, engine_digest, engine, actions, facts)
+                manifest = _manifest(identity, engine_digest, beside, actions, {**facts, "companions": sorted(told)})
                 write_atomically(beside / MANIFEST_FILE, json.dumps(manifest, indent=1, sort_keys=True) + "\n")
-                _swap(beside, target)
+                swap(beside, target)
         finally:
             discard(beside)
-    return main_file(target)
+    return main_file(target, sorted(told))
 
 
-def main_file(folder: Path) -> Path:
-    """The file that a runtime loads: the engine folder's largest."""
-    return max((file for file in folder.iterdir() if file.suffix != ".json"), key=lambda file: file.stat().st_size)
+def main_file(folder: Path, companions: Sequence[str] = ()) -> Path:
+    """The file that a runtime loads: the engine folder's largest that is no companion."""
+    own = (file for file in folder.iterdir() if file.suffix != ".json" and file.name not in companions)
+    return max(own, key=lambda file: file.stat().st_size)
+
+
+def _check_companion(file: Path, engine: Path) -> None:
+    if file.suffix in plain_pickle.SUFFIXES:
+        plain_pickle.check_plain(file)
+    if (engine / file.name).exists() or file.name == MANIFEST_FILE:
+        raise DataError(f"companion {file.name} has the name of one of the engine's own files", hint="rename it")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -76,22 +100,11 @@ def _manifest(
     }
 
 
-def _holds(target: Path, identity: str, engine: Path) -> bool:
+def _holds(target: Path, identity: str, own: Sequence[Path]) -> bool:
     try:
         manifest = json.loads((target / MANIFEST_FILE).read_text())
-        sizes = {file.name: file.stat().st_size for file in engine.iterdir()}
+        sizes = {file.name: file.stat().st_size for file in own}
         here = {name: (target / name).stat().st_size for name in sizes}
     except (OSError, ValueError):
         return False
-    return manifest.get("identity") == identity and here == sizes
-
-
-def _swap(new: Path, target: Path) -> None:
-    """Put a folder in another's place. A reader sees the old one or the new one, for an instant none, never a
-    mixture."""
-    old = target.parent / f".{target.name}.{uuid.uuid4().hex[:8]}"
-    if target.exists():
-        target.rename(old)
-    new.rename(target)
-    flush(target.parent)
-    discard(old)
+    return (manifest.get("format"), manifest.get("identity")) == (MANIFEST_FORMAT, identity) and here == sizes

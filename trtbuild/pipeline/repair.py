@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
+from trtbuild.core.errors import RecipeError
 from trtbuild.core.events import Listener
 from trtbuild.core.repairs import Bisection, GuiltyNode, Repair
 from trtbuild.core.report import BuildReport, RepairReport, VariantReport
@@ -94,6 +95,11 @@ def build_and_repair(
         return report
 
     original = load(recipe, sets, variants)
+    if original.recipe.decoder is not None:
+        raise RecipeError(
+            "--repair is not for decoders: it runs the graph on whole samples, which have no cache",
+            hint="leave layers out by quantize.exclude and kv_cache.exclude, or nodes in FP32 by keep_fp32",
+        )
     report = built([])
     known, dialect = expanded(original.recipe), dialect_for(original)
     for _ in range(ROUNDS):

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from trtbuild.core.disk import write_atomically
 from trtbuild.core.report import PatchReport
-from trtbuild.pipeline.store import write_atomically
 from trtbuild.recipe.edit import Addition, NotEditable, as_lines, edited, unified_diff
 from trtbuild.recipe.expand import Variant
 from trtbuild.recipe.expand import variants as expanded

@@ -14,13 +14,14 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from trtbuild.core import machine
+from trtbuild.core.disk import FULL_DISK_HINT, discard, write_atomically
 from trtbuild.core.errors import StepFailed, StoreError, TrtbuildError
 from trtbuild.core.events import Listener, StepName
 from trtbuild.pipeline.decide import Reuse, Run, decide
 from trtbuild.pipeline.file_digests import FileDigests
 from trtbuild.pipeline.job import job_of
 from trtbuild.pipeline.plan import Plan, Step
-from trtbuild.pipeline.store import FULL_DISK_HINT, Action, Store, discard, now, write_atomically
+from trtbuild.pipeline.store import Action, Store, now
 from trtbuild.pipeline.workers import Workers
 
 FULL_DISK_BYTES = 1 << 20

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Literal
 
-from trtbuild.core.sources import HuggingFaceSource, OnnxSource
-from trtbuild.pipeline.plan import Plan, Ref
+from trtbuild.core.decoder_shapes import text_shapes
+from trtbuild.core.sources import HuggingFaceSource, ModelSource, OnnxSource
+from trtbuild.pipeline.plan import Made, Plan, Ref
 from trtbuild.recipe.load import LoadedRecipe
-from trtbuild.recipe.sources import sources
+from trtbuild.recipe.sources import maker_source, sources
 from trtbuild.stages.autocast import AutocastOptions, autocast
 from trtbuild.stages.export import adopt, export
+from trtbuild.stages.export_decoder import ExportDecoderOptions, export_decoder
+from trtbuild.stages.make import make
 from trtbuild.stages.observe import observe, observe_onnx
 from trtbuild.stages.sample import sample
 
@@ -23,9 +26,17 @@ class SharedSteps:
         self.plan = Plan(loaded.recipe.recipe)
         self.recipe = loaded.recipe
         found = sources(loaded, elsewhere=elsewhere)
-        self.source, self.metric = found.model, found.metric
-        self.loader = "huggingface" if isinstance(self.source, HuggingFaceSource) else "factory"
-        self._samples = self.plan.add("sample", sample, source=found.samples, shapes=self.recipe.shapes)
+        self.metric = found.metric
+        self.source: ModelSource | Made = found.model
+        if (maker := maker_source(loaded)) is not None:
+            folder = self.plan.add("make", make, source=maker)["modelfolder"]
+            self.source = Made(found.model, "folder", folder)
+        self.is_onnx = isinstance(found.model, OnnxSource)
+        self.loader = "huggingface" if isinstance(found.model, HuggingFaceSource) else "factory"
+        shapes = self.recipe.shapes
+        if self.recipe.decoder is not None:
+            self.loader, shapes = "decoder", text_shapes(shapes)
+        self._samples = self.plan.add("sample", sample, source=found.samples, shapes=shapes)
 
     @property
     def calibration(self) -> Ref:
@@ -57,8 +68,21 @@ class SharedSteps:
 
     def exported(self) -> Ref:
         """The model in FP32, canonical."""
-        if isinstance(self.source, OnnxSource):
+        if self.is_onnx:
             return self.plan.add("adopt", adopt, source=self.source, shapes=self.recipe.shapes)["onnxmodel"]
+        if (decoder := self.recipe.decoder) is not None:
+            exporting = ExportDecoderOptions(
+                capacity=decoder.capacity, tokenizer=decoder.tokenizer, **self.recipe.export.model_dump()
+            )
+            return self.plan.add(
+                "export",
+                export_decoder,
+                source=self.source,
+                shapes=self.recipe.shapes,
+                options=exporting,
+                loader=self.loader,
+                exporter="pytorch",
+            )["onnxmodel"]
         return self.plan.add(
             "export",
             export,
@@ -71,7 +95,7 @@ class SharedSteps:
 
     def truth(self) -> Ref:
         """What the FP32 model answers to the held-out samples."""
-        if isinstance(self.source, OnnxSource):
+        if self.is_onnx:
             step = self.plan.add(
                 "observe", observe_onnx, model=self.exported(), evaluation=self.evaluation, interpreter="onnxruntime"
             )

@@ -20,7 +20,6 @@ import errno
 import hashlib
 import os
 import platform
-import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -30,12 +29,9 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from trtbuild.core.errors import StoreError
+from trtbuild.core.disk import discard, explained, flush, sha256_of, write_atomically
 from trtbuild.core.values import Value, canonical_json
-from trtbuild.pipeline.file_digests import sha256_of
 from trtbuild.pipeline.leases import Leases
-
-FULL_DISK_HINT = "free some space, or run `trtbuild cache gc`; what was finished is kept"
 
 
 class StoredOutput(Value):
@@ -219,23 +215,6 @@ class Store:
         return self.root / "last" / recipe / step.replace("/", ".")
 
 
-def write_atomically(file: Path, text: str) -> None:
-    """Write a small file so that a reader sees the old text or the new, never a part, even after a power cut."""
-    beside = file.with_name(f".{file.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    with explained(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with beside.open("w") as stream:
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            beside.replace(file)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
-        flush(file.parent)
-
-
 _HOST = platform.node().replace("-", "_") or "host"
 
 
@@ -254,34 +233,6 @@ def _is_dead(name: str) -> bool:
     return False
 
 
-def discard(folder: Path) -> None:
-    """Remove a folder that may hold read-only files."""
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def now() -> float:
     """Seconds since the epoch."""
     return time.time()
-
-
-def flush(path: Path) -> None:
-    """Wait until a file's content, or a folder's entries, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def explained(place: Path) -> Iterator[None]:
-    """Turn the operating system's refusals to write at a place into a StoreError with the next thing to do."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"{place} cannot be written: {error.strerror or error}",
-            hint=FULL_DISK_HINT
-            if error.errno == errno.ENOSPC
-            else "choose folders you may write with --store (or TRTBUILD_STORE) and --output",
-        ) from error

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from trtbuild.core.disk import discard
 from trtbuild.core.values import Result
-from trtbuild.pipeline.store import Action, Listing, Store, discard
+from trtbuild.pipeline.store import Action, Listing, Store
 
 TRACES_KEPT_S = 7 * 86400.0
 """How long job files of failed steps, and locks, are kept."""

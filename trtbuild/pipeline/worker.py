@@ -20,9 +20,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from trtbuild.core.disk import FULL_DISK_HINT
 from trtbuild.core.errors import TrtbuildError
 from trtbuild.pipeline import job as jobs
-from trtbuild.pipeline.store import FULL_DISK_HINT
 
 GROWN_BYTES = 1 << 31
 """Resident memory above which a worker is replaced. PyTorch, transformers and ModelOpt together need less than half."""

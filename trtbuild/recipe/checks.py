@@ -12,10 +12,11 @@ from trtbuild.core.errors import RecipeError
 from trtbuild.core.formats import FORMATS, Format
 from trtbuild.core.hardware import gpu_named
 from trtbuild.core.requirements import NEAREST, TORCH_ONLY
+from trtbuild.recipe.decoder_checks import check_cache_legality, check_decoder
 from trtbuild.recipe.expand import Variant, expanded
 from trtbuild.recipe.fields import keys_of, knows, model_at, nearest
 from trtbuild.recipe.problems import Finding, findings_of
-from trtbuild.recipe.schema import AUTO, EngineOptions, QuantizeOptions, Recipe, VariantRecipe
+from trtbuild.recipe.schema import AS_ASKED, AUTO, SEARCHED, EngineOptions, QuantizeOptions, Recipe, VariantRecipe
 from trtbuild.recipe.yaml_document import Document, KeyPath
 
 
@@ -26,13 +27,17 @@ def check(recipe: Recipe, document: Document, only: Sequence[str] | None = ()) -
     if findings:
         return findings  # the variants would repeat them
     found, findings = expanded(recipe)
+    findings += check_decoder(recipe, document, found)
     if (wrong := _check_reference(recipe, found)) and not findings:
         findings.append(wrong)
     for variant in found.values():
+        asked = only is not None and (not only or variant.name in only)
         if variant.quantize is not None:
             findings += _check_quantize(recipe, variant, variant.quantize)
-            if only is not None and (not only or variant.name in only):
+            if asked:
                 findings += check_legality(variant, variant.quantize, *_target(variant.engine))
+        if recipe.decoder is not None and asked:
+            findings += check_cache_legality(variant, *_target(variant.engine))
     return findings
 
 
@@ -45,10 +50,15 @@ def _check_quantize(recipe: Recipe, variant: Variant, quantize: QuantizeOptions)
             if form in TORCH_ONLY:
                 message = f"{said}: format {form} needs the PyTorch model, and the model is ONNX: {TORCH_ONLY[form]}"
                 yield Finding(at, message, f"nearest for an ONNX model: {_nearest_for_onnx(form)}")
-        if quantize.rounding == "gptq":
-            yield Finding(at, f"{said}: rounding gptq needs the PyTorch model, and the model is ONNX", "drop rounding")
+        if quantize.rounding != "nearest":
+            message = f"{said}: rounding {quantize.rounding} needs the PyTorch model, and the model is ONNX"
+            yield Finding(at, message, "drop rounding")
         if quantize.qat is not None:
             yield Finding(at, f"{said}: qat trains the PyTorch model, and the model is ONNX", "drop qat")
+    if quantize.rounding == "gptq" and (dynamic := [form for form in quantize.formats if FORMATS[form].dynamic]):
+        yield Finding(at, f"{said}: rounding gptq is not for {dynamic[0]}, which rounds to nearest", "drop rounding")
+    if quantize.rounding == "checkpoint":
+        yield from _check_import(at, said, quantize)
     calibrations = [quantize.calibrate(form) for form in quantize.formats]
     if recipe.data.calibration == 0 and (asking := [options for options in calibrations if options.needs_samples]):
         message = f"{said}: {asking[0].said} needs samples, and data.calibration is 0"
@@ -56,9 +66,33 @@ def _check_quantize(recipe: Recipe, variant: Variant, quantize: QuantizeOptions)
     if quantize.format == AUTO and not variant.gates.accuracy:
         message = f"{said}: format auto looks for the cheapest formats that keep an accuracy, and no gate asks for one"
         yield Finding(at, message, "set gates.accuracy, for example cosine_min: {min: 0.99}")
+    placement = variant.engine.placement
+    if placement != AS_ASKED and (quantize.attention != "auto" or quantize.residual != "high"):
+        message = f"{said}: engine.placement {placement} decides where Q/DQ stand, and quantize says it too"
+        yield Finding(at, message, f"drop quantize.attention and quantize.residual, or set placement: {AS_ASKED}")
+    if placement == SEARCHED and recipe.data.calibration == 0:
+        message = f"{said}: engine.placement auto compares engines on calibration samples, and data.calibration is 0"
+        yield Finding(("data", "calibration"), message, "for example 256")
     if quantize.qat is not None and (unfit := [form for form in quantize.formats if not _trains(form)]):
         message = f"{said}: qat cannot train {unfit[0]}: {_unfit_to_train(unfit[0])}"
         yield Finding(at, message, "train int8, int4 or w8a16")
+    unseen = [part for part in ("embeddings", "attention", "residual") if getattr(quantize, part) in ("int8", "fp8")]
+    if quantize.qat is not None and unseen:
+        message = f"{said}: qat trains layers, and sees nothing of {unseen[0]} in {getattr(quantize, unseen[0])}"
+        yield Finding(at, message, f"set {unseen[0]} to high, or drop qat")
+
+
+def _check_import(at: KeyPath, said: str, quantize: QuantizeOptions) -> Iterator[Finding]:
+    """What does not go with codes that a checkpoint brings."""
+    if dynamic := [form for form in quantize.formats if FORMATS[form].dynamic]:
+        message = f"{said}: rounding checkpoint reads INT8, FP8 and INT4 weights, and {dynamic[0]} has others"
+        yield Finding(at, message, "drop rounding, and let the floats be quantized here")
+    if quantize.format == AUTO:
+        message = f"{said}: format auto chooses formats, and with rounding checkpoint the checkpoint has chosen"
+        yield Finding(at, message, "name its format, or drop rounding")
+    if quantize.qat is not None:
+        message = f"{said}: qat trains new codes, and rounding checkpoint keeps those of the checkpoint"
+        yield Finding(at, message, "drop one of them")
 
 
 def _target(engine: EngineOptions) -> tuple[str, str | None]:
@@ -129,13 +163,13 @@ def _check_matrix(recipe: Recipe, document: Document) -> list[Finding]:
 
 def _check_reference(recipe: Recipe, found: dict[str, Variant]) -> Finding | None:
     """Why no variant can be compared with, or None where one can."""
-    plain = [name for name, variant in found.items() if variant.quantize is None]
+    plain = [name for name, variant in found.items() if variant.is_plain]
     if recipe.reference is None:
         hint = "add one, for example fp16: {precision: fp16}"
         return (
             None
             if plain
-            else Finding(("variants",), "no variant is without quantize, so there is nothing to compare with", hint)
+            else Finding(("variants",), "every variant is quantized, so there is nothing to compare with", hint)
         )
     if recipe.reference not in found:
         return Finding(

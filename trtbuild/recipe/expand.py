@@ -10,8 +10,9 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from trtbuild.core.errors import Problem, RecipeError
-from trtbuild.core.format_names import meaning_of
+from trtbuild.core.format_names import Meaning, meaning_of, meaning_of_cache
 from trtbuild.core.values import Value, canonical_json
+from trtbuild.recipe.decoder_schema import CacheRecipe
 from trtbuild.recipe.merge import merged
 from trtbuild.recipe.problems import Finding
 from trtbuild.recipe.schema import AUTO, EngineOptions, QuantizeOptions, Recipe
@@ -37,6 +38,8 @@ class Variant(Value):
     """Nodes that stay in FP32 where that precision has 16 bits."""
     quantize: QuantizeOptions | None = None
     """How it is quantized; None where it is not."""
+    kv_cache: CacheRecipe = CacheRecipe()
+    """How a decoder keeps keys and values."""
     approximates: str = ""
     """Where the recipe names a mode that can only be approximated: its name, and what differs."""
     engine: EngineOptions
@@ -45,6 +48,11 @@ class Variant(Value):
     """How it is timed."""
     gates: Gates
     """What it must reach."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing of it is quantized: others may be compared with it."""
+        return self.quantize is None and self.kv_cache.mode == "float"
 
 
 def variants(recipe: Recipe) -> dict[str, Variant]:
@@ -57,7 +65,7 @@ def variants(recipe: Recipe) -> dict[str, Variant]:
 
 def reference(recipe: Recipe, found: dict[str, Variant]) -> str:
     """The name of the variant that every other is compared with."""
-    return recipe.reference or next(name for name, variant in found.items() if variant.quantize is None)
+    return recipe.reference or next(name for name, variant in found.items() if variant.is_plain)
 
 
 def expanded(recipe: Recipe) -> tuple[dict[str, Variant], list[Finding]]:
@@ -100,14 +108,17 @@ def _multiplied(name: str, own: dict[str, Any], matrix: dict[str, list[Any]]) ->
 def _resolved(name: str, spelled: str, own: dict[str, Any], shared: dict[str, Any]) -> Variant | Finding:
     settings: dict[str, Any] = {key: own[key] for key in ("description", "precision") if key in own}
     settings["keep_fp32"] = own["keep_fp32"] if own.get("keep_fp32") is not None else shared.get("keep_fp32", [])
-    for key in ("engine", "measure", "gates"):
-        settings[key] = merged(shared.get(key, {}), own.get(key, {}))
+    for key in ("engine", "measure", "gates", "kv_cache"):
+        settings[key] = merged(_mapping(shared.get(key, {})), _mapping(own.get(key, {})))
     if own.get("quantize") is not None:
         settings["quantize"] = merged(shared.get("quantize", {}), own["quantize"])
         if settings["quantize"].get("format") is None:
             message = f"variants.{spelled}.quantize has no format, and neither has the recipe's quantize"
             return Finding(("variants", spelled, "quantize"), message, "for example format: w8a16")
         settings["approximates"] = _make_canonical(settings["quantize"])
+    if (cache := meaning_of_cache(settings["kv_cache"].get("mode", "float"))) is not None:
+        settings["kv_cache"]["mode"] = cache.kv_cache
+        settings["approximates"] = "; ".join(filter(None, [settings.get("approximates"), _lost(cache)]))
     try:
         return Variant.model_validate({"name": name, "spelled": spelled, **settings})
     except ValidationError as error:
@@ -124,7 +135,18 @@ def _make_canonical(quantize: dict[str, Any]) -> str:
     quantize["format"] = meaning.canonical
     if meaning.block_size:
         quantize.setdefault("block_size", meaning.block_size)
+    if meaning.rounding != "nearest":
+        quantize.setdefault("rounding", meaning.rounding)
+    return _lost(meaning)
+
+
+def _lost(meaning: Meaning) -> str:
     return f"{meaning.name} ({meaning.family}): {meaning.reason}" if meaning.mapping == "approximated" else ""
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """A mapping as it is, a cache's mode that the matrix spells alone as one."""
+    return {"mode": value} if isinstance(value, str) else value
 
 
 def _has(own: dict[str, Any], path: list[str]) -> bool:

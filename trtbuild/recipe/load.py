@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,8 @@ from trtbuild.recipe.merge import merged_documents
 from trtbuild.recipe.overrides import overridden
 from trtbuild.recipe.problems import findings_of, located, place_of
 from trtbuild.recipe.schema import Recipe
-from trtbuild.recipe.shipped import RECIPE_FILE, shipped, shipped_names
-from trtbuild.recipe.yaml_document import Document, KeyPath, Place, read_document
+from trtbuild.recipe.shipped import RECIPE_FILE, shipped, shipped_file, shipped_names
+from trtbuild.recipe.yaml_document import Document, Place, read_document
 
 
 @dataclass(frozen=True)
@@ -79,11 +80,17 @@ def _found(recipe: Path) -> Path:
         if (inside := recipe / RECIPE_FILE).is_file():
             return inside
         there = sorted(entry.name for entry in recipe.iterdir() if entry.suffix in (".yaml", ".yml"))
+        there += sorted(str(file.parent) for file in recipe.glob(f"*/{RECIPE_FILE}"))
         listed = f"there is: {', '.join(there)}" if there else "there is no .yaml file in it"
         raise RecipeError(f"{recipe} has no {RECIPE_FILE}", hint=listed)
     around = recipe.parent
+    if inside := [name for name in shipped_names() if Path(name).parent == recipe]:
+        raise RecipeError(f"there is no recipe {recipe}", hint=f"there is: {', '.join(inside)}")
     if not around.is_dir():
-        raise RecipeError(f"there is no recipe {recipe}", hint=f"there is no folder {around}")
+        ships = [] if recipe.is_absolute() else shipped_names()
+        close = difflib.get_close_matches(recipe.as_posix(), ships)
+        hint = f"did you mean {close[0]}?" if close else f"there is no folder {around}"
+        raise RecipeError(f"there is no recipe {recipe}", hint=hint)
     entries = sorted(around.iterdir())
     known = [entry.name for entry in entries if entry.suffix in (".yaml", ".yml") or (entry / RECIPE_FILE).is_file()]
     known += shipped_names() if len(recipe.parts) == 1 else []
@@ -92,20 +99,25 @@ def _found(recipe: Path) -> Path:
 
 
 def _with_inherited(file: Path, shown: str, heirs: tuple[Path, ...]) -> Document:
-    """The file's document over that of the recipe it extends."""
+    """The file's document over those that it extends, of which the last has the last word."""
     document = read_document(file, shown)
     if not isinstance(document.value, dict):
         what = "is empty" if document.value is None else "is not a mapping"
         raise RecipeError([Problem(f"{shown}:1", what, "a recipe begins with `recipe: <name>`")])
     extends = document.value.get("extends")
-    if not isinstance(extends, str):
-        return document  # absent, or of a type that validation refuses
-    path: KeyPath = ("extends",)
-    place = str(document.places[path])
-    heirs = (*heirs, file.resolve())
-    under = Path(os.path.normpath(file.parent / extends))
+    under: Document | None = None
+    for number, parent in enumerate(extends if isinstance(extends, list) else [extends]):
+        if isinstance(parent, str):  # else absent, or of a type that validation refuses
+            place = document.places.get(("extends", number), document.places[("extends",)])
+            inherited = _parent(file, parent, str(place), (*heirs, file.resolve()))
+            under = inherited if under is None else merged_documents(under, inherited)
+    return document if under is None else merged_documents(under, document)
+
+
+def _parent(file: Path, extends: str, place: str, heirs: tuple[Path, ...]) -> Document:
+    """What a file extends, beside it or shipped with trtbuild, over what that extends in turn."""
     try:
-        under = _found(under)
+        under = _found(shipped_file(extends) or Path(os.path.normpath(file.parent / extends)))
     except RecipeError as error:
         raise RecipeError([Problem(place, f"extends: {error.message}", error.hint)]) from None
     if under.resolve() in heirs:
@@ -115,4 +127,4 @@ def _with_inherited(file: Path, shown: str, heirs: tuple[Path, ...]) -> Document
         raise RecipeError(
             [Problem(place, f"extends {extends}, which extends this recipe in turn: {circle} -> {extends}")]
         )
-    return merged_documents(_with_inherited(under, str(under), heirs), document)
+    return _with_inherited(under, str(under), heirs)

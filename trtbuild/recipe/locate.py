@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from trtbuild.core import git_lfs
+from trtbuild.stages.export_decoder import NO_TOKENIZER_HINT
 
 PACKAGE = "package://"
 
@@ -53,6 +57,41 @@ def model_folder(folder: Path) -> Path:
     for weights in sorted(folder.glob("*.safetensors")):
         not_a_pointer(weights)
     return folder
+
+
+def decoder_folder(find: Callable[[], Path], capacity: int, *, needs_tokenizer: bool) -> Path:
+    """The folder of a decoder that has all its shards, a tokenizer, and positions for `capacity` tokens: what would
+    otherwise fail after minutes. Raises NotFound where it has not."""
+    folder = find()
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(_json(index).get("weight_map", {}).values())
+        if missing := sorted(name for name in shards if not (folder / str(name)).is_file()):
+            raise NotFound(
+                f"{folder} lacks {len(missing)} of {len(shards)} weight shards, first {missing[0]}",
+                "download the missing files; the index names every shard",
+            )
+    elif not [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin*")]:
+        raise NotFound(f"{folder} has no weights: no *.safetensors, no pytorch_model*.bin", near(folder / "model"))
+    if needs_tokenizer and not (folder / "tokenizer.json").is_file():
+        raise NotFound(f"{folder} has no tokenizer.json", NO_TOKENIZER_HINT)
+    config = _json(folder / "config.json")
+    config = {**config, **(config.get("text_config") or {})}
+    positions = config.get("max_position_embeddings") or config.get("n_positions")
+    if isinstance(positions, int) and capacity > positions:
+        raise NotFound(
+            f"decoder.capacity is {capacity}, and the model in {folder} knows {positions} positions",
+            f"set decoder.capacity to at most {positions}",
+        )
+    return folder
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise NotFound(f"{file} is not readable as JSON: {error}") from None
+    return found if isinstance(found, dict) else {}
 
 
 def regular_file(file: Path) -> Path:

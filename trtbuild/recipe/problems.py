@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from trtbuild.core.errors import Problem
-from trtbuild.recipe import schema
+from trtbuild.recipe import model_schema, schema
 from trtbuild.recipe.fields import keys_of, model_at, nearest
 from trtbuild.recipe.merge import contains
 from trtbuild.recipe.schema import Recipe
@@ -29,8 +29,8 @@ _KINDS = {
 _PATTERNS = {
     schema.RECIPE_NAME: "a name of lowercase letters, digits, - and _",
     schema.VARIANT_NAME: "a name of lowercase letters, digits, -, _ and .",
-    schema.ENTRY: "module:function",
-    schema.COMMIT: "a full commit of 40 hexadecimal digits",
+    model_schema.ENTRY: "module:function",
+    model_schema.COMMIT: "a full commit of 40 hexadecimal digits",
 }
 
 

@@ -44,7 +44,7 @@ def _section(name: str, schema: dict[str, Any], definitions: dict[str, Any]) -> 
     properties = _mapping(schema).get("properties", {})
     if not properties:
         return
-    required = set(_mapping(schema).get("required", []))
+    required = _required(_mapping(schema))
     yield "| key | type | default | meaning |\n| --- | --- | --- | --- |"
     for key, field in properties.items():
         default = "required" if key in required else _default(field)
@@ -52,6 +52,12 @@ def _section(name: str, schema: dict[str, Any], definitions: dict[str, Any]) -> 
         meaning = field.get("description") or (definitions[_name_of(field)]["description"] if "$ref" in field else "")
         yield f"| `{key}` | {_type(field)} | {default} | {meaning} |"
     yield ""
+
+
+def _required(schema: dict[str, Any]) -> set[str]:
+    """What every mapping must have, unless it extends another."""
+    wholes = [set(part["required"]) for part in schema.get("anyOf", []) if "extends" not in part["required"]]
+    return {*schema.get("required", []), *(set.intersection(*wholes) if wholes else ())}
 
 
 def _mapping(schema: dict[str, Any]) -> dict[str, Any]:

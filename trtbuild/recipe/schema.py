@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, GetJsonSchemaHandler, WithJsonSchema, model_validator
-from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema
+from pydantic import AfterValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from trtbuild.core.errors import RecipeError
 from trtbuild.core.format_names import canonical, spellings
 from trtbuild.core.formats import FORMATS, Format
+from trtbuild.core.placement import Placement
 from trtbuild.core.tensors import Shapes
 from trtbuild.core.values import Options, Value
+from trtbuild.recipe.decoder_schema import CacheRecipe, DecoderRecipe, shapes_told
+from trtbuild.recipe.model_schema import Entry, EntryName, ModelRecipe
 from trtbuild.stages.build import BuildOptions
 from trtbuild.stages.calibrate import CalibrateOptions
 from trtbuild.stages.export import ExportOptions
@@ -27,11 +28,12 @@ Part = TypeVar("Part", bound=Options)
 RECIPE_NAME = "^[a-z0-9][a-z0-9_-]*$"
 VARIANT_NAME = "^[a-z0-9][a-z0-9._-]*$"
 """As a recipe's, and with dots: the matrix adds values such as 0.5 to it."""
-ENTRY = "^[A-Za-z_][A-Za-z0-9_]*([.][A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$"
-COMMIT = "^[0-9a-f]{40}$"
 
 AUTO = "auto"
 """The format of a variant whose modules each get their own."""
+SEARCHED: Final = "auto"
+AS_ASKED: Final = "asked"
+"""What `engine.placement` may be beside a placement by name."""
 
 
 def _is_format(name: str) -> str:
@@ -46,83 +48,7 @@ def _is_format(name: str) -> str:
 FormatName = Annotated[
     str, AfterValidator(_is_format), WithJsonSchema({"type": "string", "enum": [AUTO, *spellings()]})
 ]
-EntryName = Annotated[str, Field(pattern=ENTRY)]
 VariantName = Annotated[str, Field(pattern=VARIANT_NAME)]
-
-
-class Entry(Value):
-    """A Python function: `module:function`, or a mapping with its arguments."""
-
-    entry: EntryName
-    """`module:function`, where the module is a file beside the recipe or an installed package."""
-    arguments: dict[str, Any] = {}
-    """Keyword arguments for the function."""
-    files: list[str] = []
-    """Further files that decide what it returns, as glob patterns relative to the recipe."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_text(cls, value: Any) -> Any:
-        return {"entry": value} if isinstance(value, str) else value
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
-        mapping = handler.resolve_ref_schema(handler(schema))
-        text = {"type": "string", "pattern": ENTRY}
-        return {
-            "description": mapping.get("description", ""),
-            "anyOf": [text, {**mapping, "description": "With arguments."}],
-        }
-
-
-class HuggingFaceModel(Value):
-    """A Hugging Face model: a folder, or a commit of a hub model that was downloaded before."""
-
-    folder: str | None = None
-    """The model's folder: relative to the recipe, absolute, or `package://<installed package>/<path>`."""
-    hub: str | None = Field(default=None, pattern="^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$")
-    """A model of the hub, `org/name`, taken from the local hub cache and never downloaded by a build."""
-    revision: str | None = Field(default=None, pattern=COMMIT)
-    """The commit of the hub model, all 40 digits: a branch may move, a commit cannot."""
-    auto_class: str = Field(default="AutoModel", alias="class")
-    """The transformers class that loads it."""
-    outputs: list[str] = Field(min_length=1)
-    """Fields of the model's output to export, in order."""
-    options: dict[str, Any] = {}
-    """Keyword arguments for `from_pretrained`."""
-
-    @model_validator(mode="after")
-    def _one_place(self) -> HuggingFaceModel:
-        if (self.folder is None) == (self.hub is None):
-            raise ValueError("needs either folder or hub" + (", not both" if self.folder else ""))
-        if self.hub is not None and self.revision is None:
-            raise ValueError("hub needs a revision: the full commit, 40 digits")
-        if self.hub is None and self.revision is not None:
-            raise ValueError("revision belongs to hub; a folder has none")
-        if self.options.get("trust_remote_code"):
-            raise ValueError("options may not set trust_remote_code: a build runs no code that a model folder brings")
-        return self
-
-
-class ModelRecipe(Value):
-    """Where the model comes from: exactly one of these."""
-
-    huggingface: HuggingFaceModel | None = None
-    """A Hugging Face model, loaded by transformers."""
-    factory: Entry | None = None
-    """A function that returns a `torch.nn.Module`."""
-    onnx: str | None = None
-    """An ONNX file: relative to the recipe, absolute, or `package://<installed package>/<path>`."""
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> ModelRecipe:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                "needs exactly one of huggingface, factory and onnx"
-                + (f"; this has {' and '.join(given)} (an inherited one goes with `{given[0]}: null`)" if given else "")
-            )
-        return self
 
 
 class DataRecipe(Value):
@@ -132,8 +58,8 @@ class DataRecipe(Value):
     """`module:function`; `function(split, count)` yields dictionaries of numpy arrays.
 
     `split` is `calibration` or `evaluation`; the two must share no sample. Built in, for data in
-    files (docs/data.md): `trtbuild.datasets.text:lines`, `trtbuild.datasets.images:folder`,
-    `trtbuild.datasets.audio:clips` and `trtbuild.datasets.tensors:files`."""
+    files (docs/data.md): `trtbuild.datasets.text:lines`, `trtbuild.datasets.passages:of_files`,
+    `trtbuild.datasets.images:folder`, `trtbuild.datasets.audio:clips` and `trtbuild.datasets.tensors:files`."""
     arguments: dict[str, Any] = {}
     """Further keyword arguments for the generator."""
     files: list[str] = []
@@ -187,17 +113,27 @@ class QuantizeOptions(CalibrateOptions, InsertOptions):
     def calibrate(self, form: Format) -> CalibrateOptions:
         """What calibrating one format reads. Settings that do not touch it stay at their defaults, so that variants
         which differ in nothing else share the calibration."""
-        traits = FORMATS[form]
+        traits, imported = FORMATS[form], self.rounding == "checkpoint"
         reads = {
-            "alpha": traits.algorithm == "smoothquant",
+            "alpha": traits.algorithm == "smoothquant" and not imported,
             "method": (plain := traits.activation == "int8" and traits.algorithm == "max"),
             "percentile": plain and self.method == "percentile",
-            "rounding": traits.algorithm != "gptq",
+            "rounding": traits.algorithm != "gptq" or imported,
             "block_size": traits.granularity == "block" and not traits.block,
         }
         return CalibrateOptions(
             format=form, **{name: getattr(self, name) for name in CalibrateOptions.model_fields if reads.get(name)}
         )
+
+    def placed(self, placement: Placement) -> QuantizeOptions:
+        """The same, with Q/DQ where a placement wants them, in the formats' own number types."""
+        kinds = {FORMATS[form].activation for form in self.formats}
+        product = "fp8" if "fp8" in kinds else "int8" if "int8" in kinds else "high"
+        places = {
+            "attention": product if "attention" in placement else "high",
+            "residual": "int8" if "residual" in placement and "int8" in kinds else "high",
+        }
+        return self.model_copy(update=places)
 
     @property
     def insert(self) -> InsertOptions:
@@ -223,6 +159,11 @@ class EngineOptions(BuildOptions):
     `backend: auto`, 8 and later are TensorRT's."""
     gpu: str | None = None
     """The GPU to build for, such as `H100` or `sm_90`: decides which formats are legal. None asks this machine."""
+    placement: Placement | Literal["asked", "auto"] = AS_ASKED
+    """Where Q/DQ stand beside the quantized layers. `asked` follows `quantize.attention` and `quantize.residual`. A
+    placement by name overrules them. `auto` builds every placement here, compares its outputs with those of the engine
+    without quantization, times it, and keeps the fastest, for each block of modules where blocks differ. Where
+    `gates.pays` wants the engine faster, a block that is fastest in high precision stays so."""
     plugins: list[str] = []  # type: ignore[assignment]  # spelled as text, relative to the recipe
     """Plugin libraries (.so) to load before the graph is parsed, relative to the recipe or absolute. Their content is
     part of the key. trtexec `--staticPlugins`, Polygraphy `LoadPlugins`."""
@@ -242,6 +183,9 @@ class VariantRecipe(Value):
     """Nodes that stay in FP32 where the rest runs in 16 bits: instead of the recipe's `keep_fp32`."""
     quantize: QuantizeRecipe | None = None
     """Quantizes this variant; `{}` takes the recipe's `quantize` as it is. Without it the variant is not quantized."""
+    kv_cache: CacheRecipe = CacheRecipe()
+    """How a decoder keeps keys and values, over the recipe's `kv_cache`: `int8`, or a mapping. Goes with any
+    `quantize`."""
     engine: EngineOptions = EngineOptions()
     """Over the recipe's `engine`."""
     measure: MeasureOptions = MeasureOptions()
@@ -250,21 +194,38 @@ class VariantRecipe(Value):
     """Over the recipe's `gates`."""
 
 
+def _whole_or_extending(schema: dict[str, Any]) -> None:
+    """One that extends another may leave anything out, and one with a decoder its shapes."""
+    whole = [key for key in schema["required"] if key not in ("recipe", "shapes")]
+    schema["required"] = ["recipe"]
+    schema["anyOf"] = [{"required": keys} for keys in ([*whole, "shapes"], [*whole, "decoder"], ["extends"])]
+
+
 class Recipe(Value):
     """A model, its shapes, its data, and the engines to build from it."""
+
+    model_config = ConfigDict(json_schema_extra=_whole_or_extending)
 
     recipe: str = Field(pattern=RECIPE_NAME)
     """The recipe's name: lowercase letters, digits, - and _."""
     description: str = ""
     """What it builds, in a sentence."""
-    extends: str | None = None
-    """Another recipe, relative to this one, whose values hold wherever this file has none; `null` here drops one."""
+    extends: str | list[str] | None = None
+    """Another recipe, relative to this one or `trtbuild://<shipped recipe>`, whose values hold wherever this file has
+    none; `null` here drops one. Of several, also parts of recipes (recipes/blocks), each holds over those before it.
+    Mappings merge key by key, lists replace."""
     model: ModelRecipe
     """Where the model comes from."""
+    decoder: DecoderRecipe | None = None
+    """For a model that writes text with a cache: how long its texts get. `shapes` and `metric` follow from it."""
     shapes: Shapes
-    """The model's inputs, and the range of every axis that moves."""
+    """The model's inputs, and the range of every axis that moves. Required unless there is a `decoder`."""
     data: DataRecipe
     """Real inputs, to calibrate on and to compare with."""
+    companions: list[str] = []
+    """Files that go with every engine, as glob patterns relative to the recipe, absolute, or
+    `package://<installed package>/<pattern>`: copied beside it, their digests in its manifest, and nothing built anew
+    for them. A PyTorch file among them may hold data alone."""
     export: ExportOptions = ExportOptions()
     """How the model is written as ONNX."""
     keep_fp32: list[str] = []
@@ -272,6 +233,8 @@ class Recipe(Value):
     names. `trtbuild build --repair` finds those that 16 bits make infinite."""
     quantize: QuantizeRecipe = QuantizeRecipe()
     """Defaults for the variants that quantize; quantizes nothing by itself."""
+    kv_cache: CacheRecipe = CacheRecipe()
+    """Defaults for how a decoder's variants keep keys and values."""
     engine: EngineOptions = EngineOptions()
     """For what, and how, engines are built."""
     measure: MeasureOptions = MeasureOptions()
@@ -286,6 +249,13 @@ class Recipe(Value):
     """The engines to build, by name."""
     matrix: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     """A path inside a variant, and the values to try: multiplies every variant that sets no value there."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_shapes(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("decoder") is not None and "shapes" not in value:
+            return {**value, "shapes": shapes_told(value["decoder"])}
+        return value
 
 
 def _part(options: Options, kind: type[Part]) -> Part:

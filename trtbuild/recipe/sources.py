@@ -8,10 +8,19 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from trtbuild.core.errors import Problem, RecipeError
-from trtbuild.core.sources import HuggingFaceSource, MetricSource, ModelSource, OnnxSource, PythonSource, SampleSource
+from trtbuild.core.sources import (
+    MADE,
+    HuggingFaceSource,
+    MetricSource,
+    ModelSource,
+    OnnxSource,
+    PythonSource,
+    SampleSource,
+)
 from trtbuild.recipe import locate
 from trtbuild.recipe.load import LoadedRecipe
-from trtbuild.recipe.schema import EngineOptions, HuggingFaceModel
+from trtbuild.recipe.model_schema import HuggingFaceModel
+from trtbuild.recipe.schema import EngineOptions
 from trtbuild.recipe.yaml_document import KeyPath
 from trtbuild.stages.build import BuildOptions
 
@@ -70,16 +79,43 @@ def sample_source(loaded: LoadedRecipe) -> SampleSource:
     """Who makes the samples, and how many. Raises RecipeError where the generator is not there."""
     data = loaded.recipe.data
     python = _python(loaded, ("data",), "generator", data.generator, data.arguments, data.files)
-    listed = sorted(
-        {file for at, pattern in _numbered(("data",), data.files) for file in _globbed(loaded, at, pattern)}
-    )
+    if (tokenizer := _own_tokenizer(loaded)) and not any(file.name == tokenizer.name for file in python.listed):
+        more = {"files": [*python.files, tokenizer], "listed": [*python.listed, tokenizer]}
+        python = python.model_copy(update=more)
     return SampleSource(
         python=python,
-        listed=listed,
         calibration=data.calibration,
         selection=data.selection,
         evaluation=data.evaluation,
     )
+
+
+def _own_tokenizer(loaded: LoadedRecipe) -> Path | None:
+    """The tokenizer of the decoder's own folder: what text is tokenized with where `data.files` lists no other."""
+    if loaded.recipe.decoder is None or loaded.recipe.model.huggingface is None:
+        return None
+    try:
+        source = model_source(loaded)
+    except RecipeError:
+        return None  # told where the model is looked for
+    file = source.folder / "tokenizer.json" if isinstance(source, HuggingFaceSource) else None
+    return file if file is not None and file.is_file() else None
+
+
+def companions(loaded: LoadedRecipe) -> list[Path]:
+    """The files that go with every engine, sorted. Raises RecipeError where one is not there, or two have one name."""
+    at: KeyPath = ("companions",)
+    found = sorted(
+        {
+            file
+            for number, pattern in enumerate(loaded.recipe.companions)
+            for file in _globbed(loaded, (*at, number), pattern)
+        }
+    )
+    names = [file.name for file in found]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise RecipeError([Problem(str(loaded.place(*at)), f"companions: two files are named {twice}", "rename one")])
+    return found
 
 
 def metric_source(loaded: LoadedRecipe) -> MetricSource:
@@ -118,14 +154,31 @@ def _onnx_file(spelled: str, folder: Path) -> Path:
 def _hugging_face(loaded: LoadedRecipe, model: HuggingFaceModel, *, elsewhere: bool) -> HuggingFaceSource:
     hub, revision, spelled = model.hub, model.revision, model.folder
     at: KeyPath = ("model", "huggingface", "folder" if hub is None else "hub")
-    if hub is not None:
+    if maker_source(loaded) is not None:
+        find = partial(Path, MADE)
+    elif hub is not None:
         find = partial(_hub_model, hub, revision or "")
     else:
         find = partial(_model_folder, spelled or "", loaded.place(*at).folder)
+    if (decoder := loaded.recipe.decoder) is not None and model.made_by is None:
+        find = partial(locate.decoder_folder, find, decoder.capacity, needs_tokenizer=decoder.tokenizer)
     folder = _there(loaded, at, find, instead=NOWHERE if elsewhere else None)
     return HuggingFaceSource(
-        folder=folder, auto_class=model.auto_class, outputs=model.outputs, load_options=model.options
+        folder=folder,
+        auto_class=model.auto_class or ("AutoModel" if decoder is None else "AutoModelForCausalLM"),
+        outputs=model.outputs or ["logits"],
+        load_options=model.options,
     )
+
+
+def maker_source(loaded: LoadedRecipe) -> PythonSource | None:
+    """The function that makes the model's folder, if one does. Raises RecipeError where it is named and not there."""
+    model = loaded.recipe.model.huggingface
+    if model is None or model.made_by is None:
+        return None
+    made_by = model.made_by
+    at: KeyPath = ("model", "huggingface", "made_by")
+    return _python(loaded, at, "entry", made_by.entry, made_by.arguments, made_by.files)
 
 
 def _python(
@@ -133,19 +186,25 @@ def _python(
 ) -> PythonSource:
     """A Python source; its module is looked for beside the file that names it, which `extends` may make another one."""
     folder = loaded.place(*at, key).folder
-    files, problems = [], []
+    files, listed, problems = [], [], []
     try:
         files += _there(loaded, (*at, key), lambda: locate.module_files(entry.partition(":")[0], folder))
     except RecipeError as error:
         problems += error.problems
     for where, pattern in _numbered(at, patterns):
         try:
-            files += _globbed(loaded, where, pattern)
+            listed += _globbed(loaded, where, pattern)
         except RecipeError as error:
             problems += error.problems
     if problems:
         raise RecipeError(problems)
-    return PythonSource(entry=entry, arguments=arguments, folder=folder, files=list(dict.fromkeys(files)))
+    return PythonSource(
+        entry=entry,
+        arguments=arguments,
+        folder=folder,
+        files=list(dict.fromkeys([*files, *listed])),
+        listed=sorted(set(listed)),
+    )
 
 
 def _numbered(at: KeyPath, patterns: list[str]) -> list[tuple[KeyPath, str]]:

@@ -72,13 +72,13 @@ def starter_recipe(
     if bool(onnx) == bool(folder):
         raise ValueError("a starter recipe needs either an ONNX file or a Hugging Face folder")
     description = f"Engines of {(onnx or folder).rstrip('/').split('/')[-1]}"
-    head = _HEAD.format(schema=schema, name=recipe_name(name), description=_quoted(description))
+    head = _HEAD.format(schema=schema, name=recipe_name(name), description=quoted(description))
     if onnx:
-        model = f"  onnx: {_quoted(onnx)}\n"
+        model = f"  onnx: {quoted(onnx)}\n"
     else:
         model = (
-            f"  huggingface:\n    folder: {_quoted(folder)}\n    class: AutoModel\n"
-            f"    outputs: [{', '.join(map(_quoted, outputs))}]   # fields of the model's output\n"
+            f"  huggingface:\n    folder: {quoted(folder)}\n    class: AutoModel\n"
+            f"    outputs: [{', '.join(map(quoted, outputs))}]   # fields of the model's output\n"
         )
     variants = _FROM_ONNX if onnx else _FROM_PYTORCH
     metric = _GENERAL if onnx else _OF_EMBEDDINGS
@@ -93,15 +93,15 @@ def recipe_name(name: str) -> str:
 def _shapes(shapes: Shapes) -> str:
     lines = ["  axes:" if shapes.axes else "  axes: {}"]
     for name, axis in shapes.axes.items():
-        lines.append(f"    {_quoted(name)}: {{min: {axis.min}, opt: {axis.opt}, max: {axis.max}}}")
+        lines.append(f"    {quoted(name)}: {{min: {axis.min}, opt: {axis.opt}, max: {axis.max}}}")
     lines.append("  inputs:")
     for name, spec in shapes.inputs.items():
-        dims = ", ".join(str(dim) if isinstance(dim, int) else _quoted(dim) for dim in spec.dims)
-        lines.append(f"    {_quoted(name)}: {{dtype: {spec.dtype}, dims: [{dims}]}}")
+        dims = ", ".join(str(dim) if isinstance(dim, int) else quoted(dim) for dim in spec.dims)
+        lines.append(f"    {quoted(name)}: {{dtype: {spec.dtype}, dims: [{dims}]}}")
     return "\n".join(lines) + "\n"
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Text as YAML: bare where it is an ordinary word or path, else in quotes."""
     plain = re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./ -]*", text) and text == text.strip()
     misread = text.lower() in ("y", "n", "yes", "no", "on", "off", "true", "false", "null") or text[:1] == "."

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from trtbuild.core.placement import MIXED
 from trtbuild.core.report import BenchReport, BuildReport, DoctorReport, VariantReport
 
 NAMED = 4
@@ -39,7 +40,7 @@ def build_table(report: BuildReport) -> RenderableType:
         title=f"{report.recipe} on {report.backend}", title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
     )
     table.add_column("variant", no_wrap=True)
-    for heading in ("size", "median", "p95", f"speed / {report.reference}"):
+    for heading in (*_costs(report.variants[0]), f"speed / {report.reference}"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name in shown:
         table.add_column(name.replace("_", " "), justify="right", min_width=6)
@@ -52,6 +53,7 @@ def build_table(report: BuildReport) -> RenderableType:
         lines += [Text.from_markup(f"[red]{variant.name} failed:[/] {escape(reason)}") for reason in variant.reasons]
         lines += [Text(f"{variant.name}: {remark}", "yellow") for remark in variant.remarks]
     lines += [Text(f"{it.name} approximates {it.approximates}", "yellow") for it in report.variants if it.approximates]
+    lines += [Text(line, "dim") for line in placements(report.variants)]
     lines += [Text(line, "dim") for line in left_high(report.variants)]
     lines += _repair_lines(report)
     if report.recommended:
@@ -71,6 +73,25 @@ def build_table(report: BuildReport) -> RenderableType:
     return Group(*lines)
 
 
+def placements(variants: list[VariantReport]) -> Iterator[str]:
+    """A line for each variant whose placement was searched: what is kept and why, and where blocks differ."""
+    for variant in variants:
+        if (found := variant.placement) is None:
+            continue
+        if "pays" not in variant.failed:  # that gate's reasons say it already
+            yield f"{variant.name}: placement {found.because}"
+        if found.kept == MIXED:
+            by_choice: dict[str, list[str]] = {}
+            for block, choice in found.blocks.items():
+                by_choice.setdefault(choice, []).append(block or "outside the blocks")
+            parts = [f"{choice} in {', '.join(blocks[:NAMED])}{_more(blocks)}" for choice, blocks in by_choice.items()]
+            yield f"{variant.name}: {'; '.join(parts)}"
+
+
+def _more(names: list[str]) -> str:
+    return f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+
+
 def left_high(variants: list[VariantReport]) -> Iterator[str]:
     """A line for each reason that left modules in high precision unasked: the variants, the modules, the reason."""
     found: dict[tuple[str, tuple[str, ...]], list[str]] = {}
@@ -83,8 +104,7 @@ def left_high(variants: list[VariantReport]) -> Iterator[str]:
     quantizing = sum(variant.coverage.asked > 0 for variant in variants)
     for (reason, left), names in found.items():
         where = "every quantized variant" if len(names) == quantizing > 1 else ", ".join(names)
-        more = f" and {len(left) - NAMED} more" if len(left) > NAMED else ""
-        yield f"left in high precision in {where}: {', '.join(left[:NAMED])}{more}; {reason}"
+        yield f"left in high precision in {where}: {', '.join(left[:NAMED])}{_more([*left])}; {reason}"
 
 
 def _repair_lines(report: BuildReport) -> list[RenderableType]:
@@ -146,17 +166,29 @@ def _row(variant: VariantReport, shown: list[str], *, ship: bool) -> list[Render
     coverage = variant.coverage
     untold = f" ({coverage.untold}?)" if coverage.untold else ""
     passed = variant.verdict == "passed"
-    noisy = "~" if variant.latency_ms.noise > 0.05 else ""
     return [
         Text(variant.name, "bold green" if ship else ""),
-        size(variant.size_bytes),
-        f"{noisy}{_ms(variant.latency_ms.median)}",
-        _ms(variant.latency_ms.p95),
+        *_costs(variant).values(),
         f"{variant.speedup_vs_reference:.2f} x",
         *(f"{variant.accuracy[name]:.4f}" if name in variant.accuracy else "" for name in shown),
         f"{coverage.asked}/{coverage.inserted}/{coverage.ran}{untold}" if coverage.asked else "-",
         Text(variant.verdict, "green" if passed else "red"),
     ]
+
+
+def _costs(variant: VariantReport) -> dict[str, str]:
+    """What a variant takes, by column: a decoder's time is that of a step, and of a prompt before it."""
+    latency = variant.latency_ms
+    median = f"{'~' if latency.noise > 0.05 else ''}{_ms(latency.median)}"
+    if latency.first_token is None or latency.tokens_per_s is None:
+        return {"size": size(variant.size_bytes), "median": median, "p95": _ms(latency.p95)}
+    return {
+        "size": size(variant.size_bytes),
+        "cache": size(variant.cache_bytes),
+        "first token": _ms(latency.first_token),
+        "step": median,
+        "tokens/s": f"{latency.tokens_per_s:.0f}",
+    }
 
 
 def _ms(value: float) -> str:

@@ -6,11 +6,15 @@ import re
 from typing import Literal, NamedTuple, cast
 
 from trtbuild.core.artifacts import Engine, OnnxModel
+from trtbuild.core.decoder_shapes import with_cache
 from trtbuild.core.formats import FORMATS, Format
+from trtbuild.core.interface import Interface
+from trtbuild.core.kv_cache import KvCache
 from trtbuild.core.results import UNTOLD, Coverage, LayerCoverage
 from trtbuild.core.roles import Compiler, Precisions
 from trtbuild.core.stage import Resources, Workspace, stage
 from trtbuild.core.tensors import Shapes
+from trtbuild.stages.quantize_cache import CACHE, CACHE_FORMAT, kept_in
 from trtbuild.stages.tensorrt_options import TensorRTOptions
 
 
@@ -49,8 +53,11 @@ def build(
 ) -> Built:
     """Build an engine for this machine."""
     engine = work.new(Engine)
-    compiler.compile(model, shapes, options, engine)
-    return Built(engine, _with_precisions(coverage or Coverage(), compiler.precisions(engine)))
+    layout = KvCache.of(model.path)
+    compiler.compile(model, shapes if layout is None else with_cache(shapes, layout), options, engine)
+    model.give_companions(engine.path)
+    caches = {} if layout is None else _caches(Interface.read(engine.path), layout)
+    return Built(engine, with_precisions(coverage or Coverage(), compiler.precisions(engine), caches))
 
 
 _SEVERAL = re.compile(r" and |, then ")
@@ -69,6 +76,8 @@ def runs_in(form: str) -> tuple[str, ...]:
         return ("int8 table",)
     if form.startswith("attention_"):
         return _both(form.removeprefix("attention_"))
+    if form.startswith(CACHE_FORMAT):
+        return (f"{kept_in(form.removeprefix(CACHE_FORMAT))} cache",)
     traits = FORMATS[cast(Format, form)]
     if traits.activation is None:
         return (f"{traits.weight} weights",)
@@ -83,18 +92,27 @@ def _both(number_type: str) -> tuple[str, ...]:
     return (number_type, *(f"{number_type} in {floats}" for floats in ("float32", "float16", "bfloat16", "float")))
 
 
-def _with_precisions(coverage: Coverage, precisions: Precisions) -> Coverage:
-    """Fill in the third column: the precision in which the engine runs each module's matrix product."""
+def with_precisions(coverage: Coverage, precisions: Precisions, caches: dict[str, str]) -> Coverage:
+    """Fill in the third column: the precision in which the engine runs each module's matrix product, or keeps a
+    layer's cache."""
     asked = {layer.module for layer in coverage.layers}
     layers, attention = _by_module(precisions.layers, asked), _by_module(precisions.attention, asked)
-    return coverage.model_copy(
-        update={
-            "layers": [
-                _ran(layer, (attention if layer.format.startswith("attention_") else layers).get(layer.module, ""))
-                for layer in coverage.layers
-            ]
-        }
-    )
+
+    def ran(layer: LayerCoverage) -> str:
+        special = {"attention_": attention, CACHE_FORMAT: caches}
+        found = next((its for prefix, its in special.items() if layer.format.startswith(prefix)), layers)
+        return found.get(layer.module, "")
+
+    return coverage.model_copy(update={"layers": [_ran(layer, ran(layer)) for layer in coverage.layers]})
+
+
+def _caches(interface: Interface, layout: KvCache) -> dict[str, str]:
+    """What the engine keeps each layer's keys and values in, by the types of its own inputs."""
+    kept = {
+        f"{CACHE}{layer}": dict.fromkeys(interface.inputs[tensor.name].dtype for tensor in layout.tensors(layer)[:2])
+        for layer in range(layout.layers)
+    }
+    return {layer: f"{' and '.join(types)} cache" for layer, types in kept.items()}
 
 
 def _by_module(precisions: dict[str, str], asked: set[str]) -> dict[str, str]:

@@ -27,24 +27,28 @@ class CalibrateOptions(Options):
     value with the least Kullback-Leibler divergence or squared error of the histogram."""
     percentile: float = Field(default=99.99, gt=50.0, le=100.0)
     """For `method: percentile`."""
-    rounding: Literal["nearest", "gptq"] = "nearest"
+    rounding: Literal["nearest", "gptq", "checkpoint"] = "nearest"
     """How the weights of linear layers are rounded: each to the nearest code, or by GPTQ, which lets the weights still
-    to be rounded make up for each error on the calibration samples. `int4_gptq` is `int4` with `rounding: gptq`."""
+    to be rounded make up for each error on the calibration samples. `int4_gptq` is `int4` with `rounding: gptq`.
+    `checkpoint` rounds nothing: the model's checkpoint is quantized already, and its codes and scales are taken as they
+    are (docs/checkpoints.md)."""
     block_size: Literal[16, 32, 64, 128, 256] = 128
     """Neighbouring weights that share a scale, for the INT4 formats. It must divide each layer's inputs."""
 
     @property
     def needs_samples(self) -> bool:
-        """Whether calibration must run the model."""
+        """Whether calibration must run the model. Of a checkpoint's codes only reading it can tell."""
+        if self.rounding == "checkpoint":
+            return False
         return FORMATS[self.format].needs_samples or self.rounding == "gptq"
 
     @property
     def said(self) -> str:
         """The format in words for messages."""
-        return f"format {self.format}" + (" with rounding gptq" if self.rounding == "gptq" else "")
+        return f"format {self.format}" + (f" with rounding {self.rounding}" if self.rounding != "nearest" else "")
 
 
-@stage(version=1)
+@stage(version=2)
 def calibrate(
     source: PythonSource | HuggingFaceSource,
     calibration: Samples,

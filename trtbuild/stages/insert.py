@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from trtbuild.core.artifacts import OnnxModel, QuantizationPlan
 from trtbuild.core.dialects import Dialect
+from trtbuild.core.placement import PlacementChoice
 from trtbuild.core.results import Coverage, OperandRanges
 from trtbuild.core.stage import Workspace, stage
 from trtbuild.core.values import Options
@@ -35,7 +36,7 @@ class Inserted(NamedTuple):
     coverage: Coverage
 
 
-@stage(version=3)
+@stage(version=4)
 def insert(
     model: OnnxModel,
     plan: QuantizationPlan,
@@ -45,6 +46,32 @@ def insert(
     work: Workspace,
 ) -> Inserted:
     """Insert Q/DQ nodes by module path."""
+    return _inserted(model, plan, ranges, options, dialect, work, None)
+
+
+@stage(version=1)
+def insert_placed(
+    model: OnnxModel,
+    plan: QuantizationPlan,
+    ranges: OperandRanges | None,
+    placement: PlacementChoice,
+    options: InsertOptions,
+    dialect: Dialect,
+    work: Workspace,
+) -> Inserted:
+    """Insert Q/DQ nodes where each block is fastest."""
+    return _inserted(model, plan, ranges, options, dialect, work, placement)
+
+
+def _inserted(
+    model: OnnxModel,
+    plan: QuantizationPlan,
+    ranges: OperandRanges | None,
+    options: InsertOptions,
+    dialect: Dialect,
+    work: Workspace,
+    placement: PlacementChoice | None,
+) -> Inserted:
     from trtbuild.core.quantization import Plan  # numpy and the ONNX floor are heavy; a plan must not load them
     from trtbuild.graph import document, insertion
 
@@ -58,8 +85,10 @@ def insert(
         attention=options.attention,
         residual=options.residual,
         ranges=None if ranges is None else ranges.amax,
+        placement=placement,
         dialect=dialect,
     )
     quantized = work.new(OnnxModel)
     document.save(graph, quantized)
+    model.give_companions(quantized.path)
     return Inserted(quantized, coverage)

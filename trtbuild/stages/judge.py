@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
+from trtbuild.core.layer_times import slower
+from trtbuild.core.placement import PlacementChoice
 from trtbuild.core.results import UNTOLD, Comparison, Coverage, Gate, Measurement, Verdict
 from trtbuild.core.stage import stage
 from trtbuild.core.values import Options, Value
@@ -25,17 +27,24 @@ class Gates(Options):
 
     accuracy: dict[str, Bound] = {}
     """Bounds by metric: the task metric's names, or `cosine_min`, `cosine_mean`, `snr_db`, `max_abs_error` against the
-    FP32 model (the worst output counts)."""
+    FP32 model (the worst output counts). A decoder's are in docs/llm.md: `perplexity_ratio`, `top1_agreement`, ..."""
     coverage: float = Field(default=1.0, ge=0.0, le=1.0)
     """The share of the modules asked for that must run quantized."""
     pays: Literal["faster", "smaller", "either", "no"] = "either"
-    """What a quantized engine must be, compared with the reference, to be worth shipping."""
+    """What a quantized engine must be, compared with the reference, to be worth shipping. A decoder's size is that of
+    the engine and the cache of its greatest batch together."""
     margin: float = Field(default=0.02, ge=0.0)
     """By how much: 0.02 asks for 2 % faster or smaller."""
 
 
-@stage(version=3)
-def judge(comparison: Comparison, measurement: Measurement, coverage: Coverage, options: Gates) -> Verdict:
+@stage(version=4)
+def judge(
+    comparison: Comparison,
+    measurement: Measurement,
+    coverage: Coverage,
+    options: Gates,
+    placement: PlacementChoice | None = None,
+) -> Verdict:
     """Judge the engine by the recipe's gates."""
     accuracy = accuracy_of(comparison)
     broken = [
@@ -44,19 +53,19 @@ def judge(comparison: Comparison, measurement: Measurement, coverage: Coverage, 
     ]
     missed = [reason for name, bound in options.accuracy.items() if (reason := _outside(name, accuracy, bound))]
     speedup = measurement.speedup
-    size_ratio = measurement.engine_bytes / measurement.reference_bytes
+    size_ratio = measurement.size_ratio
     reasons: dict[Gate, list[str]] = {
         "finite": broken,
         "accuracy": [] if broken else missed,  # of outputs that are not finite nothing else was measured
         "coverage": _uncovered(coverage, options),
-        "pays": _wasted(coverage, options, speedup, size_ratio),
+        "pays": _wasted(coverage, options, measurement, size_ratio, placement),
     }
     failed = [gate for gate, words in reasons.items() if words]
     return Verdict(
         outcome="failed" if failed else "passed",
         failed=failed,
         reasons=[reason for words in reasons.values() for reason in words],
-        remarks=_unproven(coverage),
+        remarks=[*_unproven(coverage), *_close(measurement, coverage, options, size_ratio)],
         accuracy=accuracy,
         speedup=round(speedup, 3),
         size_ratio=round(size_ratio, 4),
@@ -98,7 +107,28 @@ def _unproven(coverage: Coverage) -> list[str]:
     ]
 
 
-def _wasted(coverage: Coverage, options: Gates, speedup: float, size_ratio: float) -> list[str]:
+def _close(measurement: Measurement, coverage: Coverage, options: Gates, size_ratio: float) -> list[str]:
+    """A speed-up that timing cannot tell from the least that pays, where speed alone decides."""
+    speedup, least = measurement.speedup, 1 + options.margin
+    by_size = options.pays == "either" and size_ratio <= 1 - options.margin
+    if not coverage.asked or options.pays in ("smaller", "no") or by_size:
+        return []
+    if not speedup * (1 - measurement.uncertainty) < least <= speedup:
+        return []
+    return [
+        f"{speedup:.2f} x the reference's speed is known to {measurement.uncertainty:.1%} only: it may be less than "
+        f"the {least:.2f} x that gates.pays wants; more measure.runs would tell"
+    ]
+
+
+def _wasted(
+    coverage: Coverage,
+    options: Gates,
+    measurement: Measurement,
+    size_ratio: float,
+    placement: PlacementChoice | None,
+) -> list[str]:
+    speedup = measurement.speedup
     faster, smaller = speedup >= 1 + options.margin, size_ratio <= 1 - options.margin
     pays = {"faster": faster, "smaller": smaller, "either": faster or smaller, "no": True}[options.pays]
     if not coverage.asked or pays:
@@ -106,7 +136,9 @@ def _wasted(coverage: Coverage, options: Gates, speedup: float, size_ratio: floa
     wanted = {"faster": "faster", "smaller": "smaller", "either": "faster or smaller"}[options.pays]
     return [
         f"it does not pay: {speedup:.2f} x the reference's speed, {size_ratio:.2f} x its size; "
-        f"gates.pays wants it {wanted} by {options.margin:.0%}"
+        f"gates.pays wants it {wanted} by {options.margin:.0%}",
+        *([] if placement is None else [f"placement {placement.because}"]),
+        *([] if faster else slower(measurement.engine_layers, measurement.reference_layers)),
     ]
 
 

@@ -101,7 +101,7 @@ def _checked(source: SampleSource, split: str, wanted: int, shapes: Shapes) -> I
 
     entry = source.python.entry
     rows = 0
-    yielded = iterate_entry(source.python, offered={"files": source.listed}, split=split, count=wanted)
+    yielded = iterate_entry(source.python, split=split, count=wanted)
     for number, batch in enumerate(yielded):
         if not isinstance(batch, dict) or set(batch) - {SAMPLE_IDS} != set(shapes.inputs):
             found = ", ".join(batch) if isinstance(batch, dict) else type(batch).__name__

@@ -59,9 +59,8 @@ class Trial:
 
     def refused(self, plan: Plan) -> dict[str, str]:
         """The modules of a plan that insertion does not take, each with the reason: excluded, dead, not found."""
-        coverage = self._inserted(plan)[1]
-        left = coverage.kept_high | {layer.module: layer.reason for layer in coverage.layers if not layer.inserted}
-        return {module: reason for module, reason in left.items() if module in plan.modules}
+        refused = self._inserted(plan)[1].refused
+        return {module: reason for module, reason in refused.items() if module in plan.modules}
 
     def _inserted(self, plan: Plan) -> tuple[ir.Model, Coverage]:
         from trtbuild.graph import document, insertion

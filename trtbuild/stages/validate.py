@@ -30,7 +30,7 @@ def validate(
     samples, expected = Batches(evaluation.main), Batches(truth.main)
     if not samples:
         raise DataError("there are no evaluation samples to validate on", hint="set data.evaluation, for example 128")
-    comparison, outputs = comparer.compare(
+    comparison, outputs, _ = comparer.compare(
         partial(runner.open, engine, threads=0), partial(runner.open, reference, threads=0), samples, expected
     )
     if metric.python is None or comparison.non_finite:

@@ -74,3 +74,38 @@ def test_a_node_kept_in_fp32_is_that_node_alone(tmp_path: Path) -> None:
     AutoCast().cast(OnnxModel(tmp_path), "fp16", True, tmp_path / "cast.onnx", ["a/MatMul"])
     kinds = {tensor.name: tensor.data_type for tensor in onnx.load(tmp_path / "cast.onnx").graph.initializer}
     assert kinds == {"w": TensorProto.FLOAT, "v": TensorProto.FLOAT16}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_large_weights_are_lowered_without_being_copied(
+    model: OnnxModel, precision: Literal["fp16", "bf16"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same nodes, types and numbers as where AutoCast sees the weights."""
+    AutoCast().cast(model, precision, True, model.path / "plain.onnx")
+    monkeypatch.setattr("trtbuild.backends.autocast.LARGE_BYTES", 0)
+    monkeypatch.setattr("trtbuild.graph.weights_as_inputs.LEAST_BYTES", 1)
+    AutoCast().cast(model, precision, True, model.path / "large.onnx")
+    assert sorted(file.name for file in model.path.iterdir()) == [
+        "large.onnx", "large.onnx.data", "model.onnx", "plain.onnx",
+    ]  # fmt: skip
+    plain, large = (onnx.load(model.path / f"{name}.onnx") for name in ("plain", "large"))
+    assert [(node.op_type, list(node.input)) for node in large.graph.node] == [
+        (node.op_type, list(node.input)) for node in plain.graph.node
+    ]
+    assert list(large.graph.input) == list(plain.graph.input)
+    (kept,) = large.graph.initializer
+    (wanted,) = plain.graph.initializer
+    assert (kept.name, kept.data_type, list(kept.dims)) == (wanted.name, wanted.data_type, list(wanted.dims))
+    assert kept.raw_data == wanted.raw_data
+
+
+def test_a_large_weight_beyond_fp16_stays_with_its_node(model: OnnxModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    proto = onnx.load(model.main)
+    proto.graph.initializer[0].CopyFrom(numpy_helper.from_array(WEIGHT * np.float32(1e5), "w"))
+    onnx.save(proto, model.main)
+    monkeypatch.setattr("trtbuild.backends.autocast.LARGE_BYTES", 0)
+    monkeypatch.setattr("trtbuild.graph.weights_as_inputs.LEAST_BYTES", 1)
+    AutoCast().cast(model, "fp16", True, model.path / "large.onnx")
+    (kept,) = onnx.load(model.path / "large.onnx").graph.initializer
+    assert kept.data_type == TensorProto.FLOAT
+    assert np.array_equal(numpy_helper.to_array(kept), WEIGHT * np.float32(1e5))

@@ -24,19 +24,17 @@ from tests.decoders import (
     teacher_forced,
     token_ids,
 )
-from trtbuild.backends.autocast import AutoCast
 from trtbuild.backends.decoder.export import as_decoder
 from trtbuild.backends.decoder.ranges import observe_ranges
 from trtbuild.backends.huggingface import HuggingFace
 from trtbuild.backends.pytorch import PyTorch
-from trtbuild.core.artifacts import OnnxModel
 from trtbuild.core.errors import DataError, ModelError
-from trtbuild.core.kv_cache import KvCache, LayerRanges
+from trtbuild.core.kv_cache import CacheFloat, CacheMode, KvCache, LayerRanges
 from trtbuild.core.sources import HuggingFaceSource
-from trtbuild.graph import canonical, document
+from trtbuild.graph import document
 from trtbuild.graph.kv_cache.attach import attach
 from trtbuild.graph.kv_cache.operators import define
-from trtbuild.graph.kv_cache.stand_in import conceal, reveal
+from trtbuild.graph.kv_cache.quantize import quantize_cache
 
 CAPACITY = 32
 IDS = token_ids(3, CAPACITY)
@@ -61,9 +59,11 @@ def graphs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pa
 
 @pytest.fixture
 def with_cache(graphs: Callable[[str], tuple[Path, np.ndarray]], tmp_path: Path) -> Attach:
-    def of(family: str, *arguments: Any, **settings: Any) -> tuple[Path, KvCache]:
+    def of(
+        family: str, mode: CacheMode = "float", float_type: CacheFloat = "float32", **settings: Any
+    ) -> tuple[Path, KvCache]:
         graph = document.load(graphs(family)[0])
-        cache = attach(graph, CAPACITY, *(arguments or ("float",)), **settings)
+        cache = quantize_cache(graph, attach(graph, CAPACITY, float_type), mode, **settings)
         ir.save(graph, tmp_path / "cached.onnx")
         onnx.checker.check_model(tmp_path / "cached.onnx", full_check=True)
         return tmp_path / "cached.onnx", cache
@@ -124,8 +124,8 @@ def test_the_interface(with_cache: Attach) -> None:
         ("lengths", ("tensor(int64)", ["batch"])),
         ("cache.0.key", ("tensor(int8)", block)),
         ("cache.0.value", ("tensor(int8)", block)),
-        ("cache.0.key_scale", ("tensor(float)", scales)),
-        ("cache.0.value_scale", ("tensor(float)", scales)),
+        ("cache.0.key_scale", ("tensor(float16)", scales)),
+        ("cache.0.value_scale", ("tensor(float16)", scales)),
         ("cache.1.key", ("tensor(float)", block)),
         ("cache.1.value", ("tensor(float)", block)),
     ]
@@ -193,30 +193,11 @@ def test_without_a_cache_the_graph_reads_whole_texts(graphs: Any, tmp_path: Path
     assert np.allclose(found, truth, rtol=1e-4, atol=1e-4)
 
 
-def test_autocast_lowers_a_decoder_through_a_stand_in(graphs: Any, tmp_path: Path) -> None:
-    path, truth = graphs("llama")
-    concealed = document.load(path)
-    conceal(concealed)
-    ir.save(concealed, tmp_path / "model.onnx")
-    onnx.checker.check_model(tmp_path / "model.onnx", full_check=True)
-    AutoCast().cast(OnnxModel(tmp_path), "fp16", True, tmp_path / "fp16.onnx")
-    lowered = document.load(tmp_path / "fp16.onnx")
-    canonical.canonicalize(lowered)
-    reveal(lowered, document.load(path))
-    cache = attach(lowered, CAPACITY, "float", "float16")
-    ir.save(lowered, tmp_path / "cached.onnx")
-    onnx.checker.check_model(tmp_path / "cached.onnx", full_check=True)
-    types = {str(node.inputs[0].dtype) for node in lowered.graph if node.op_type == "CachedAttention"}
-    assert types == {"FLOAT16"}
-    assert not any(node.op_type in ("Mean", "Concat") and "self_attn/Causal" in node.name for node in lowered.graph)
-    assert teacher_forced(tmp_path / "cached.onnx", cache, IDS, truth) <= 0.01
-
-
 def test_the_last_logits_only(tmp_path: Path) -> None:
     model = build("llama")
     truth = logits_of(model, IDS)
     graph = document.load(export(model, tmp_path / "last.onnx", logits="last"))
-    cache = attach(graph, CAPACITY, "float")
+    cache = attach(graph, CAPACITY)
     ir.save(graph, tmp_path / "cached.onnx")
     found = Rows(tmp_path / "cached.onnx", cache, 3).read(IDS[:, :9])
     assert found.shape == (3, 1, truth.shape[-1])
@@ -245,7 +226,7 @@ def test_a_model_folder_loads_as_a_decoder(tmp_path: Path) -> None:
     source = HuggingFaceSource(folder=tmp_path / "llama", auto_class="AutoModelForCausalLM", outputs=["logits"])
     loaded = HuggingFace().load(source)
     graph = document.load(export(loaded, tmp_path / "loaded.onnx"))
-    cache = attach(graph, CAPACITY, "float")
+    cache = attach(graph, CAPACITY)
     ir.save(graph, tmp_path / "cached.onnx")
     assert teacher_forced(tmp_path / "cached.onnx", cache, IDS, logits_of(model, IDS)) <= 1e-4
 
@@ -291,25 +272,43 @@ def test_no_samples_are_an_error() -> None:
         observe_ranges(build("llama"), [])
 
 
+NO_HEADS = LayerRanges(key=[], value=[])
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"capacity": POSITIONS + 1}, "65 tokens does not fit a model of 64 positions"),
         ({"capacity": 0}, "0 tokens"),
         ({"exclude": [2]}, "no layer 2 to exclude"),
-        ({"mode": "int8_static"}, "no ranges .* layer 0"),
-        ({"mode": "int8_static", "ranges": {0: LayerRanges(key=[], value=[])}}, "2 key heads, its ranges are of 0"),
+        ({"mode": "int8_static"}, "needs the range of every layer's keys and values"),
+        (
+            {"mode": "int8_static", "ranges": {0: NO_HEADS}},
+            r"ranges of layers \[0\], the graph a cache of layers 0 to 1",
+        ),
+        ({"mode": "fp8", "ranges": {0: NO_HEADS, 1: NO_HEADS}}, "2 key heads, its ranges are of 0"),
     ],
 )
 def test_impossible_caches_are_refused(settings: dict[str, Any], message: str, graphs: Any) -> None:
     graph = document.load(graphs("llama")[0])
     with pytest.raises(ModelError, match=message):
-        attach(graph, **{"capacity": CAPACITY, "mode": "int8", **settings})
+        quantize_cache(graph, attach(graph, settings.pop("capacity", CAPACITY)), **{"mode": "int8", **settings})
 
 
 def test_a_second_cache_is_refused(with_cache: Attach) -> None:
     with pytest.raises(ModelError, match="no attention that a cache could serve"):
-        attach(document.load(with_cache("llama")[0]), CAPACITY, "int8")
+        attach(document.load(with_cache("llama")[0]), CAPACITY)
+    path, cache = with_cache("llama", "int8")
+    with pytest.raises(ModelError, match="the cache is int8 already"):
+        quantize_cache(document.load(path), cache, "fp8")
+
+
+def test_a_description_of_another_cache_is_refused(with_cache: Attach) -> None:
+    path, cache = with_cache("llama")
+    for layers, message in ((3, "no float cache of layer 2"), (1, "caches of more than 1 layers")):
+        other = cache.model_copy(update={"layers": layers, "dtypes": ["float32"] * layers})
+        with pytest.raises(ModelError, match=message):
+            quantize_cache(document.load(path), other, "int8")
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,9 @@ from trtbuild.core.formats import CALIBRATED_FORMATS, FORMATS, Format
 from trtbuild.core.quantization import ModuleQuantization, Plan
 from trtbuild.stages.calibrate import CalibrateOptions
 
-REFUSED = ("nvfp4", "mxfp8")
+DYNAMIC = ("nvfp4", "mxfp8")
 BLOCKS = ("int4", "int4_awq", "int4_gptq", "w4a8_awq")
-OTHERS = tuple(form for form in get_args(Format) if form not in (*REFUSED, *BLOCKS))
+OTHERS = tuple(form for form in get_args(Format) if form not in (*DYNAMIC, *BLOCKS))
 
 
 class Mlp(torch.nn.Module):
@@ -40,19 +40,19 @@ class Mlp(torch.nn.Module):
 
 
 class Cnn(torch.nn.Module):
-    """Convolutions of each kind, groups, a transposed one with groups, and a linear behind them."""
+    """Convolutions of each kind, in groups, transposed, both at once, and a linear behind them."""
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.conv = torch.nn.Conv2d(3, 8, 3)
         self.depthwise = torch.nn.Conv2d(8, 8, 3, groups=8, padding=1)
-        self.transposed = torch.nn.ConvTranspose2d(8, 6, 2, groups=2)
+        self.transposed, self.in_groups = torch.nn.ConvTranspose2d(8, 6, 2), torch.nn.ConvTranspose2d(6, 6, 2, groups=2)
         self.line = torch.nn.Conv1d(6, 4, 1)
         self.head = torch.nn.Linear(4, 3)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
-        hidden = self.transposed(torch.relu(self.depthwise(torch.relu(self.conv(image)))))
+        hidden = self.in_groups(self.transposed(torch.relu(self.depthwise(torch.relu(self.conv(image))))))
         out: torch.Tensor = self.head(self.line(hidden.flatten(2)).mean(2))
         return out
 
@@ -182,10 +182,31 @@ def test_formats_that_need_samples_are_those_that_fail_without(tmp_path: Path) -
             assert len(calibrate(tmp_path, Mlp(), form, data=[]).modules) == 4
 
 
-@pytest.mark.parametrize("form", REFUSED)
-def test_formats_with_dynamic_blocks_say_what_they_need(tmp_path: Path, form: str) -> None:
-    with pytest.raises(ModelError, match="need CUDA"):
-        calibrate(tmp_path, Mlp(), form)
+def test_nvfp4_has_the_greatest_of_each_block_and_the_range_of_inputs(tmp_path: Path) -> None:
+    plan = calibrate(tmp_path, Mlp().eval(), "nvfp4")
+    assert set(plan.modules) == {"first", "second", "lm_head"}
+    seen = watched(Mlp().eval(), samples())
+    for name, numbers in plan.modules.items():
+        weight = Mlp().get_submodule(name).weight.detach().numpy()
+        assert numbers.block_size == 16
+        assert np.array_equal(numbers.weight_amax, np.abs(weight).reshape(len(weight), -1, 16).max(2))
+        assert numbers.input_amax == np.abs(seen[name]).max()
+
+
+def test_mxfp8_needs_no_samples_and_blocks_of_32(tmp_path: Path) -> None:
+    plan = calibrate(tmp_path, Mlp().eval(), "mxfp8", data=[])
+    assert set(plan.modules) == {"first", "lm_head", "unused"}
+    assert plan.kept_high == {"second": "its 48 inputs are not a multiple of 32, the size of the format's blocks"}
+    for name, numbers in plan.modules.items():
+        weight = Mlp().get_submodule(name).weight.detach().numpy()
+        assert np.array_equal(numbers.weight_amax, np.abs(weight).reshape(len(weight), -1, 32).max(2))
+        assert (numbers.input_amax, numbers.block_size) == (None, 32)
+
+
+@pytest.mark.parametrize("form", DYNAMIC)
+def test_gptq_is_not_for_scales_in_dynamic_blocks(tmp_path: Path, form: str) -> None:
+    with pytest.raises(ModelError, match=f"and {form} has scales of its own kind"):
+        calibrate(tmp_path, Mlp(), form, rounding="gptq")
 
 
 @pytest.mark.parametrize("alpha", [0.5, 0.8, 1.0])
@@ -248,18 +269,25 @@ def test_a_method_is_for_int8_alone(tmp_path: Path, form: str) -> None:
 @pytest.mark.parametrize("form", ["int8", "int8_sq", "fp8", "w8a16"])
 def test_convolutions_have_a_number_for_each_output_channel(tmp_path: Path, form: str) -> None:
     plan = calibrate(tmp_path, Cnn().eval(), form, data=images())
-    assert set(plan.modules) == {"conv", "depthwise", "transposed", "line", "head"}
+    per_tensor = form == "fp8"
+    assert set(plan.modules) == {"conv", "depthwise", "transposed", "line", "head"} | (
+        {"in_groups"} if per_tensor else set()
+    )
+    if not per_tensor:
+        assert plan.kept_high["in_groups"] == (
+            "a transposed convolution in groups has no axis of output channels to scale"
+        )
     assert plan.classes["transposed"] == "ConvTranspose2d"
     assert plan.classes["line"] == "Conv1d"
     assert plan.modules["conv"].format == ("int8" if form == "int8_sq" else form)
     assert plan.modules["head"].format == form
     for name in ("conv", "depthwise", "line"):
         weight = np.abs(Cnn().get_submodule(name).weight.detach().numpy())
-        expected = weight.max() if form == "fp8" else weight.reshape(len(weight), -1).max(1)
+        expected = weight.max() if per_tensor else weight.reshape(len(weight), -1).max(1)
         np.testing.assert_allclose(plan.modules[name].weight_amax, expected, rtol=1e-6)
-    weight = np.abs(Cnn().transposed.weight.detach().numpy())  # [8, 3, 2, 2], two groups
-    shared = np.tile(weight.max((0, 2, 3)), 2)
-    np.testing.assert_allclose(plan.modules["transposed"].weight_amax, weight.max() if form == "fp8" else shared)
+    weight = np.abs(Cnn().transposed.weight.detach().numpy())  # [in, out, 2, 2]
+    expected = weight.max() if per_tensor else weight.max((0, 2, 3))
+    np.testing.assert_allclose(plan.modules["transposed"].weight_amax, expected)
     assert (plan.modules["conv"].input_amax is None) == (form == "w8a16")
     if form != "w8a16":
         np.testing.assert_allclose(plan.modules["conv"].input_amax, np.abs(images()[0]["image"]).max(), rtol=1e-6)
@@ -316,7 +344,7 @@ def test_a_weight_shared_with_an_embedding_changes_no_other_number(tmp_path: Pat
         np.testing.assert_array_equal(numbers.weight_amax, other.modules[name].weight_amax)
 
 
-@pytest.mark.parametrize("form", sorted(CALIBRATED_FORMATS - set(REFUSED)))
+@pytest.mark.parametrize("form", sorted(CALIBRATED_FORMATS))
 def test_what_was_not_reached_has_its_reason(tmp_path: Path, form: str) -> None:
     class Zero(torch.nn.Module):
         def __init__(self) -> None:
@@ -443,4 +471,4 @@ def test_a_module_in_training_mode_is_calibrated_in_inference_mode(tmp_path: Pat
 
 
 def test_every_layer_is_found_once_in_order() -> None:
-    assert list(find(Cnn())) == ["conv", "depthwise", "transposed", "line", "head"]
+    assert list(find(Cnn())) == ["conv", "depthwise", "transposed", "in_groups", "line", "head"]

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -151,3 +154,24 @@ def test_the_clip_is_the_best_for_the_output() -> None:
             chosen = float(amax[row, block] / part.abs().max())
             best = min(cost(share) for share in np.linspace(0.5, 1.0, 11))
             assert cost(chosen) <= best * 1.001
+
+
+GROWTH = """
+import resource, torch
+from trtbuild.backends.modelopt import gptq
+
+def quantize(width):
+    hessian = torch.eye(width) + 0.1
+    before = int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+    gptq.quantize(torch.randn(16, width), hessian, torch.full((16, width), 0.1), "int4")
+    return (1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / hessian.nbytes
+
+quantize(256)  # what libraries allocate once
+print(quantize(3072))
+"""
+
+
+def test_one_more_matrix_is_held_than_the_hessian() -> None:
+    """The model, its Hessians and what rounding needs together must stay below 2.5 times the model."""
+    done = subprocess.run([sys.executable, "-c", GROWTH], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 1.5

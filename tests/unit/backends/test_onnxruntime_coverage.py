@@ -134,6 +134,26 @@ def test_a_table_of_codes(gather, tmp_path):
     assert [(layer.ran, layer.reason) for layer in coverage.layers] == [("int8 table", "")]
 
 
+@pytest.mark.parametrize("layer", ["conv", "fc"])
+def test_rows_of_a_table_are_no_quantized_input(layer, tmp_path):
+    """Weights alone are quantized behind the table: what was gathered is INT8 as well, and nobody asked that of it."""
+    graph = Graph()
+    graph.constant("table", graph.normal(8192, 16))
+    ids = graph.op("Cast", ["x"], "ids/Cast", to=TensorProto.INT64)
+    rows = graph.op("Gather", ["table", ids], "words/Gather")
+    if layer == "conv":
+        rows = graph.op("Transpose", [rows], "Transpose", perm=[0, 2, 1])
+        weight = graph.weight("conv", graph.normal(8, 16, 3), "int8", "channel", axis=0)
+        output = graph.op("Conv", [rows, weight], "conv/Conv")
+    else:
+        output = graph.linear("fc", rows, 16, 32, "w8a16")
+    model = document.load(graph.save(tmp_path / "float.onnx", output, [2, 8]))
+    tables = embeddings.insert(model.graph, {}, ONNX_RUNTIME)
+    asked = [*tables, LayerCoverage(module=layer, format="w8a16", inserted=True)]
+    coverage = coverage_of(model, asked, (2, 8), tmp_path)
+    assert [(found.ran, found.reason) for found in coverage.layers] == [("int8 table", ""), ("int8 weights", "")]
+
+
 def test_a_layer_that_is_not_there_says_so(tmp_path):
     graph = Graph()
     coverage = covered(graph, graph.linear("fc", "x", 64, 64, "int8"), (2, 8, 64), tmp_path, gone="int8")

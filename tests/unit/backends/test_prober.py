@@ -24,8 +24,8 @@ from trtbuild.graph import document, insertion
 from trtbuild.stages.sensitivity import SensitivityOptions
 
 BLOCK = 16
-SCORED = [name for name in FORMATS if name not in ("nvfp4", "mxfp8")]
-LINEAR_ONLY = {"fp8_block128", "int4", "int4_awq", "int4_gptq", "w4a8_awq", "int8_sq"}
+SCORED = list(FORMATS)
+LINEAR_ONLY = {"fp8_block128", "int4", "int4_awq", "int4_gptq", "w4a8_awq", "int8_sq", "nvfp4", "mxfp8"}
 
 
 def numbers_of(weight: np.ndarray, form: str, x: np.ndarray) -> ModuleQuantization:
@@ -408,9 +408,3 @@ def test_no_samples_and_other_names_are_errors() -> None:
         probe(model, plans, [])
     with pytest.raises(ModelError, match="does not take the samples"):
         probe(model, plans, [{"y": data[0]["x"]}])
-
-
-def test_formats_with_dynamic_blocks_are_refused() -> None:
-    plan = Plan({"0": ModuleQuantization("nvfp4", np.float32(1.0))})
-    with pytest.raises(ModelError, match="nvfp4 cannot be scored"):
-        probe(torch.nn.Sequential(torch.nn.Linear(4, 4)), {"nvfp4": plan}, [])

@@ -40,11 +40,8 @@ def calibrated(folder: Path, form: str) -> QuantizationPlan:
     return plan
 
 
-def trained(folder: Path, plan: QuantizationPlan, **options) -> Plan:
-    folder.mkdir()
-    found = QuantizationPlan(folder)
-    ModelOptTrainer().finetune(Mlp(), plan, FinetuneOptions(**options), samples(), found)
-    return Plan.read(found)
+def trained(plan: QuantizationPlan, **options) -> Plan:
+    return ModelOptTrainer().finetune(Mlp(), Plan.read(plan), FinetuneOptions(**options), samples())
 
 
 def answers(plan: Plan, kind: str):
@@ -69,7 +66,7 @@ def error(plan: Plan, kind: str) -> float:
 
 def test_int4_weights_come_nearer_to_the_teacher(tmp_path: Path, capsys) -> None:
     plan = calibrated(tmp_path / "plan", "int4")
-    after = trained(tmp_path / "trained", plan, steps=150, learning_rate=1e-3)
+    after = trained(plan, steps=150, learning_rate=1e-3)
     before = Plan.read(plan)
     assert error(after, "int4") < 0.8 * error(before, "int4")
     for path, numbers in after.modules.items():
@@ -82,24 +79,24 @@ def test_int4_weights_come_nearer_to_the_teacher(tmp_path: Path, capsys) -> None
 
 def test_no_step_of_any_size_leaves_the_rounding_as_it_was(tmp_path: Path) -> None:
     plan = calibrated(tmp_path / "plan", "int8")
-    after = trained(tmp_path / "trained", plan, steps=1, learning_rate=1e-12)
+    after = trained(plan, steps=1, learning_rate=1e-12)
     assert error(after, "int8") == pytest.approx(error(Plan.read(plan), "int8"), rel=1e-3)
 
 
 def test_the_same_seed_gives_the_same_codes(tmp_path: Path) -> None:
     plan = calibrated(tmp_path / "plan", "int4")
-    one, two = (trained(tmp_path / name, plan, steps=10, learning_rate=1e-3) for name in ("one", "two"))
+    one, two = (trained(plan, steps=10, learning_rate=1e-3) for _ in range(2))
     for path, numbers in one.modules.items():
         np.testing.assert_array_equal(numbers.weight_codes, two.modules[path].weight_codes)
 
 
 def test_what_cannot_be_trained_says_why(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="come to share later"):
-        trained(tmp_path / "sq", calibrated(tmp_path / "plan-sq", "int8_sq"))
+        trained(calibrated(tmp_path / "plan-sq", "int8_sq"))
     with pytest.raises(ModelError, match="writes integer codes"):
-        trained(tmp_path / "fp8", calibrated(tmp_path / "plan-fp8", "fp8"))
+        trained(calibrated(tmp_path / "plan-fp8", "fp8"))
 
 
 def test_a_loss_that_explodes_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="not finite at step"):
-        trained(tmp_path / "t", calibrated(tmp_path / "plan", "int4"), steps=5, learning_rate=float("inf"))
+        trained(calibrated(tmp_path / "plan", "int4"), steps=5, learning_rate=float("inf"))

@@ -23,7 +23,7 @@ class Replay(Session):
 
 def test_the_numbers_are_those_that_validation_finds() -> None:
     samples = [{"x": np.zeros(1, np.float32)} for _ in TRUTH]
-    comparison, _ = Polygraphy().compare(lambda: Replay(FOUND), lambda: Replay(TRUTH), samples, TRUTH)
+    comparison, *_ = Polygraphy().compare(lambda: Replay(FOUND), lambda: Replay(TRUTH), samples, TRUTH)
     mine = compare(FOUND, TRUTH)
     for name, expected in comparison.against_model.items():
         assert mine.against_model[name].model_dump() == pytest.approx(expected.model_dump(), rel=1e-5)

@@ -22,8 +22,8 @@ def test_tensors_come_in_the_order_of_the_graph() -> None:
     assert tensors == [
         ("cache.0.key", "int8", (2, 16, 64)),
         ("cache.0.value", "int8", (2, 16, 64)),
-        ("cache.0.key_scale", "float32", (2, 16)),
-        ("cache.0.value_scale", "float32", (2, 16)),
+        ("cache.0.key_scale", "float16", (2, 16)),
+        ("cache.0.value_scale", "float16", (2, 16)),
         ("cache.1.key", "float16", (2, 16, 64)),
         ("cache.1.value", "float16", (2, 16, 64)),
     ]

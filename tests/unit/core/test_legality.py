@@ -8,12 +8,12 @@ import numpy as np
 import onnx_ir
 import pytest
 
-from trtbuild.core.errors import ModelError, RecipeError
+from trtbuild.core.errors import RecipeError
 from trtbuild.core.formats import FORMATS
 from trtbuild.core.legality import Illegal, Legal, check, legality, target
 from trtbuild.core.opsets import greatest_opset, least_opset
 from trtbuild.core.quantization import ModuleQuantization, Plan
-from trtbuild.core.requirements import TORCH_ONLY, UNWRITTEN
+from trtbuild.core.requirements import TORCH_ONLY
 
 ORT = target("onnxruntime")
 
@@ -29,7 +29,7 @@ RULES = [
     ("int4_awq", "linear", trt("8.6"), "needs TensorRT 10.0", "int8_sq", trt("10.3")),
     ("fp8_pc_pt", "linear", trt("10.5"), "needs TensorRT 10.6", "fp8", trt("10.6")),
     ("fp8_block128", "linear", trt("10.16"), "needs TensorRT 11.0", "fp8", trt("11.0")),
-    ("nvfp4", "linear", trt("10.16", (10, 0)), "needs TensorRT 11.0", "fp8", trt("11.0", (10, 0))),
+    ("nvfp4", "linear", trt("10.7", None), "needs TensorRT 10.8", "fp8", trt("10.8", (10, 0))),
     ("mxfp8", "linear", trt("10.11", (10, 0)), "needs TensorRT 10.12", "fp8", trt("10.12", (12, 0))),
     ("int8", "linear", trt("8.5"), "8.6 and later", None, trt("8.6")),
     ("int8", "linear", trt("10.3", (10, 0)), "from 10.8", None, trt("10.8", (10, 0))),
@@ -40,8 +40,9 @@ RULES = [
     ("nvfp4", "linear", trt("11.4", (8, 0)), "SM 10.0 (Blackwell)", "int4_awq", trt("11.4", (11, 0))),
     ("mxfp8", "linear", trt("11.4", (9, 0)), "SM 10.0 (Blackwell)", "fp8", trt("11.4", (10, 3))),
     ("w4a8_awq", "linear", trt("11.4"), "no product of INT4 weights and FP8", "int4_awq", ORT),
-    ("nvfp4", "linear", ORT, "no kernel for FP4", "fp8", trt("11.4", (10, 0))),
-    ("mxfp8", "linear", ORT, "computed at run time", "fp8", trt("11.4", (10, 0))),
+    ("nvfp4", "conv", ORT, "blocks of a matrix", "fp8", ORT),
+    ("mxfp8", "conv", trt("11.4", (10, 0)), "quantized as a whole", "fp8", ORT),
+    ("mxfp8", "attention", ORT, "INT8 and FP8", "fp8", ORT),
     ("w8a16", "conv", trt("11.4"), "quantized as a whole", "int8", ORT),
     ("int4_awq", "conv", trt("11.4", (8, 0)), "quantized as a whole", "int8", trt("11.4", (8, 0))),
     ("int4", "conv", ORT, "blocks of a matrix", "w8a16", ORT),
@@ -77,7 +78,11 @@ WARNINGS = [
     ("int8", "attention", trt("11.4"), "up to 512", ORT),
     ("fp8", "attention", trt("11.4", (8, 9)), "up to 3072", trt("11.4", (9, 0))),
     ("w8a16", "conv", ORT, "smaller on disk only", None),
-    ("nvfp4", "linear", trt("11.4", (10, 0)), "divisible by 16", None),
+    ("nvfp4", "linear", trt("11.4", (10, 0)), "divisible by 16", ORT),
+    ("mxfp8", "linear", trt("11.4", (10, 0)), "divisible by 32", ORT),
+    ("nvfp4", "linear", trt("10.8", (10, 0)), "from TensorRT 11.0 on only", trt("11.0", (10, 0))),
+    ("nvfp4", "linear", ORT, "emulates FP4", trt("11.4", (10, 0))),
+    ("mxfp8", "linear", ORT, "emulates FP8", trt("11.4", (10, 0))),
 ]
 
 
@@ -112,14 +117,8 @@ def test_what_needs_pytorch_is_what_the_calibrator_of_onnx_models_refuses() -> N
     assert TORCH_ONLY.keys() == calibrator.REFUSED.keys()
 
 
-def test_what_trtbuild_cannot_write_is_refused_where_the_target_could_run_it() -> None:
-    (found, *_) = check(["nvfp4"], "tensorrt", "11.4", (10, 0))
-    assert (found.severity, found.message) == ("error", UNWRITTEN["nvfp4"])
-    assert "fp8" in found.hint
-
-
 @pytest.mark.parametrize("form", FORMATS)
-def test_the_unwritten_formats_are_those_that_insertion_refuses(form) -> None:
+def test_every_format_can_be_written(form) -> None:
     insertion = pytest.importorskip("trtbuild.graph.insertion")
     float32 = onnx_ir.TensorType(onnx_ir.DataType.FLOAT)
     x = onnx_ir.Value(name="x", type=float32, shape=onnx_ir.Shape([4, 128]))
@@ -127,14 +126,11 @@ def test_the_unwritten_formats_are_those_that_insertion_refuses(form) -> None:
     w = onnx_ir.Value(name="w", type=float32, shape=weight.shape, const_value=weight)
     product = onnx_ir.Node("", "MatMul", [x, w], name="fc/MatMul")
     graph = onnx_ir.Graph([x], product.outputs, nodes=[product], initializers=[w], opset_imports={"": 23})
-    blocks = (128, 8) if FORMATS[form].granularity == "block" else (1, 1) if form == "fp8_block128" else (128,)
-    numbers = ModuleQuantization(form, np.ones(blocks, np.float32), block_size=16, input_amax=np.float32(1))
-    try:
-        insertion.insert(onnx_ir.Model(graph, ir_version=10), Plan({"fc": numbers}))
-        refused = False
-    except ModelError as error:
-        refused = form in error.message
-    assert refused == (form in UNWRITTEN)
+    block = FORMATS[form].block or 16
+    shape = {"block": (128, 128 // block), "tile": (128, 1)}.get(FORMATS[form].granularity, (128,))
+    numbers = ModuleQuantization(form, np.ones(shape, np.float32), block_size=block, input_amax=np.float32(1))
+    coverage = insertion.insert(onnx_ir.Model(graph, ir_version=10), Plan({"fc": numbers}))
+    assert [layer.inserted for layer in coverage.layers] == [True], coverage.layers
 
 
 def test_an_unknown_gpu_refuses_nothing_by_itself() -> None:

@@ -8,12 +8,25 @@ import pytest
 from tests.unit.decoding.toy import attention, certain, layout_of, ruled
 from trtbuild.core.errors import DataError
 from trtbuild.core.kv_cache import CacheMode
-from trtbuild.decoding.cache_agreement import compare_caches
+from trtbuild.decoding.cache_directions import directions, least_cosine
 from trtbuild.decoding.decoder import Decoder
-from trtbuild.decoding.free_running import compare_free
+from trtbuild.decoding.free_running import FreeAgreement, compare_written, write_on
 from trtbuild.decoding.likelihood import forced_logits, perplexity
 from trtbuild.decoding.needle import retrieval, trials
-from trtbuild.decoding.teacher_forcing import compare_forced
+from trtbuild.decoding.teacher_forcing import LOGITS, Forced, ForcedAgreement, agreement
+
+
+def compare_forced(decoder: Decoder, reference: Decoder, texts: list[np.ndarray], prompt: int) -> ForcedAgreement:
+    found = []
+    for each in (decoder, reference):
+        session = Forced(each.session, each.layout, prompt)
+        found.append([session.infer({"input_ids": text})[LOGITS] for text in texts])
+    return agreement(*found)
+
+
+def compare_free(decoder: Decoder, reference: Decoder, prompts: list[list[int]], max_new_tokens: int) -> FreeAgreement:
+    return compare_written(*(write_on(each, prompts, max_new_tokens) for each in (decoder, reference)))
+
 
 TEXT = np.random.default_rng(1).integers(0, 16, (3, 12))
 
@@ -60,12 +73,6 @@ def test_texts_of_several_lengths_cannot_be_forced_together() -> None:
         compare_forced(attention(), attention(), [TEXT, TEXT[:, :8]], prompt=4)
     with pytest.raises(DataError, match="at least one must be on each side"):
         compare_forced(attention(), attention(), [TEXT], prompt=12)
-
-
-def test_a_decoder_is_not_its_own_reference() -> None:
-    decoder = attention()
-    with pytest.raises(DataError, match="its own reference"):
-        compare_forced(decoder, decoder, [TEXT], prompt=4)
 
 
 def test_perplexity_of_even_odds_is_their_number() -> None:
@@ -129,29 +136,34 @@ def filled(noise: float = 0.0) -> Decoder:
 
 
 def test_caches_are_compared_over_the_tokens_they_hold() -> None:
-    reference = filled()
-    assert [layer.key_cosine_min for layer in compare_caches(filled(), reference)] == [pytest.approx(1)] * 2
-    noisy = compare_caches(filled(noise=0.1), reference)
-    assert noisy[0].key_cosine < 0.9999
-    dynamic, static = (compare_caches(quantized(filled(), mode), reference) for mode in ("int8", "int8_static"))
-    for layer in (0, 1):
-        assert 0.999 < dynamic[layer].key_cosine < 1
-        assert 0.99 < static[layer].key_cosine < dynamic[layer].key_cosine
-    assert dynamic[0].key_cosine > noisy[0].key_cosine
+    assert worst(filled()) == pytest.approx(1)
+    assert sorted(directions(filled())) == sorted(filled().cache)
+    dynamic, static = (worst(quantized(filled(), mode)) for mode in ("int8", "int8_static"))
+    assert 0.99 < static < dynamic < 1
+    assert worst(filled(noise=0.1)) < dynamic
+
+
+def worst(decoder: Decoder) -> float:
+    return least_cosine([directions(decoder)], [directions(filled())])
 
 
 def test_garbage_beyond_a_length_does_not_count() -> None:
-    decoder, reference = filled(), filled()
+    decoder = filled()
     for array in decoder.cache.values():
         array[1, :, 1:] = 1e9
-    assert compare_caches(decoder, reference)[0].key_cosine_min == pytest.approx(1)
+    assert worst(decoder) == pytest.approx(1)
 
 
-def test_caches_of_other_texts_cannot_be_compared() -> None:
-    decoder, reference = filled(), filled()
-    reference.advance(np.ones((3, 1), np.int64))
-    with pytest.raises(DataError, match="cannot be compared"):
-        compare_caches(decoder, reference)
+def test_the_cosine_of_a_layer_is_the_mean_of_its_heads_whatever_their_scales() -> None:
+    decoder = filled()
+    for name, array in decoder.cache.items():
+        if name.endswith("key"):
+            array[:, 0] *= 3.0
+    assert worst(decoder) == pytest.approx(1)
+    decoder.cache["cache.1.value"][2, 1] *= -1
+    assert worst(decoder) == pytest.approx(-1)
+    mine, theirs = (directions(each)["cache.1.value"] for each in (decoder, filled()))
+    assert (mine * theirs).sum() / np.linalg.norm(mine) / np.linalg.norm(theirs) == pytest.approx((6 - 2) / 6)
 
 
 KEY, END = [14, 15], [13]

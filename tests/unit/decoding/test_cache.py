@@ -23,12 +23,12 @@ def test_int8_has_a_scale_a_token_and_head_beside_its_codes() -> None:
     assert {name: (array.dtype.name, array.shape) for name, array in arrays.items()} == {
         "cache.0.key": ("int8", (3, 2, 10, 64)),
         "cache.0.value": ("int8", (3, 2, 10, 64)),
-        "cache.0.key_scale": ("float32", (3, 2, 10)),
-        "cache.0.value_scale": ("float32", (3, 2, 10)),
+        "cache.0.key_scale": ("float16", (3, 2, 10)),
+        "cache.0.value_scale": ("float16", (3, 2, 10)),
         "cache.1.key": ("float16", (3, 2, 10, 64)),
         "cache.1.value": ("float16", (3, 2, 10, 64)),
     }
-    assert size_bytes(arrays) == 3 * 2 * 2 * 10 * (64 + 4 + 2 * 64)
+    assert size_bytes(arrays) == 3 * 2 * 2 * 10 * (64 + 2 + 2 * 64)
     assert float16_bytes(layout, 3) == 2 * (3 * 2 * 2 * 10 * 2 * 64)
 
 
@@ -51,3 +51,11 @@ def test_fp8_codes_are_read_from_bytes() -> None:
     cache = empty(layout, 1)
     cache["cache.0.value"][0, 0] = np.array([[1.5, -448], [0, 2**-9]], ml_dtypes.float8_e4m3fn).view(np.uint8)
     np.testing.assert_array_equal(numbers(cache, layout, 0, "value")[0, 0], [[1.5, -448], [0, 2**-9]])
+
+
+def test_bf16_is_read_from_bits() -> None:
+    layout = layout_of("float", ["bfloat16"], 2, head_dim=2)
+    cache = empty(layout, 1)
+    cache["cache.0.value"][0, 0] = np.array([[1.5, -448], [0, 2**-9]], ml_dtypes.bfloat16).view(np.uint16)
+    np.testing.assert_array_equal(numbers(cache, layout, 0, "value")[0, 0], [[1.5, -448], [0, 2**-9]])
+    assert size_bytes(cache) == float16_bytes(layout, 1)

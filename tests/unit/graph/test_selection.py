@@ -70,7 +70,7 @@ def test_what_calibration_left_alone_cannot_be_included(exported):
 
 
 def test_nothing_left_is_an_error(exported):
-    with pytest.raises(ModelError, match=r"nothing is left to quantize: stem: excluded by pattern"):
+    with pytest.raises(ModelError, match=r"nothing is left to quantize: stem and 4 more: excluded by pattern"):
         inserted(exported, exclude=["*"])
 
 
@@ -109,31 +109,52 @@ def test_the_defaults_are_those_of_the_installed_modelopt():
     assert set(names) == set(selection.MODELOPT_DEFAULTS)
 
 
-def vocoder():
+def vocoder(stretch=1, repeat=1):
     value = helper.make_tensor_value_info
     weight = np.random.default_rng(0).standard_normal
     shapes = {"pre": (16, 8, 3), "up": (16, 16, 4), "block": (16, 16, 3), "post": (1, 16, 3)}
     nodes, read = [], "x"
     for name in shapes:
         kind = "ConvTranspose" if name == "up" else "Conv"
-        nodes.append(helper.make_node(kind, [read, f"{name}.weight"], [f"{name}_y"], name=f"{name}/{kind}"))
+        strides = [stretch] if name == "up" else [1]
+        if name == "up":
+            nodes.append(helper.make_node("Resize", [read, "", "scales"], ["repeated"], name="repeat/Resize"))
+            read = "repeated"
+        nodes.append(
+            helper.make_node(kind, [read, f"{name}.weight"], [f"{name}_y"], name=f"{name}/{kind}", strides=strides)
+        )
         nodes.append(helper.make_node("Tanh", [f"{name}_y"], [f"{name}_t"], name=f"{name}/Tanh"))
         read = f"{name}_t"
     nodes[-1].output[0] = "y"
     weights = [
         numpy_helper.from_array(weight(shape).astype(np.float32), f"{name}.weight") for name, shape in shapes.items()
     ]
+    weights.append(numpy_helper.from_array(np.array([1, 1, repeat], np.float32), "scales"))
     graph = helper.make_graph(
         nodes, "g", [value("x", TensorProto.FLOAT, [1, 8, 20])], [value("y", TensorProto.FLOAT, [1, 1, None])], weights
     )
     return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)), shapes
 
 
-def test_a_vocoder_keeps_its_ends_and_its_upsampling():
-    model, shapes = vocoder()
+def plan_of(shapes):
     out = {name: 16 if name == "up" else shape[0] for name, shape in shapes.items()}
-    plan = Plan({name: ModuleQuantization("int8", np.ones(out[name], np.float32), np.float32(1)) for name in shapes})
-    coverage = insertion.insert(model, plan)
+    return Plan({name: ModuleQuantization("int8", np.ones(out[name], np.float32), np.float32(1)) for name in shapes})
+
+
+@pytest.mark.parametrize(("stretch", "repeat"), [(16, 1), (1, 16), (4, 4)])
+def test_what_writes_a_waveform_is_quantized_only_where_it_is_asked_for(stretch, repeat):
+    model, shapes = vocoder(stretch, repeat)
+    coverage = insertion.insert(model, plan_of(shapes), include=["block"])
+    assert modules(coverage) == ["block"]
+    model, shapes = vocoder(stretch, repeat)
+    with pytest.raises(ModelError) as caught:
+        insertion.insert(model, plan_of(shapes))
+    assert "block: the graph makes 16 steps of one, so it writes a waveform; `include`" in caught.value.message
+
+
+def test_a_vocoder_keeps_its_ends_and_its_upsampling():
+    model, shapes = vocoder(stretch=15)
+    coverage = insertion.insert(model, plan_of(shapes))
     assert modules(coverage) == ["block"]
     assert {name: reason.split(";")[0] for name, reason in coverage.kept_high.items()} == {
         "pre": "the first convolution reads the graph's input",

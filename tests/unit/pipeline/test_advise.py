@@ -140,7 +140,7 @@ def test_each_goal_has_its_order(tmp_path: Path) -> None:
     assert order(advise(recipe, "accuracy", "A100"))[0] == "w8a16"
     assert order(advise(recipe, "memory", "A100"))[0] == "int4_awq"
     assert order(advise(recipe, "latency", "A100"))[0] == "int8_sq"
-    assert order(advise(recipe, "latency", "B200"))[0] == "fp8_pc_pt"
+    assert order(advise(recipe, "latency", "B200"))[0] == "nvfp4"
     assert order(advise(recipe, "latency", "cpu"))[0] == "int8_sq"
 
 
@@ -149,8 +149,8 @@ def test_what_cannot_run_is_refused_with_what_can(tmp_path: Path) -> None:
     refused = {one.format: one for one in advise(recipe, "latency", "A100").refused}
     assert refused["fp8"].nearest == "int8_sq"
     assert "SM 8.9" in refused["fp8"].reason
-    refused = {one.format: one for one in advise(recipe, "latency", "B200").refused}
-    assert "does not write FP4" in refused["nvfp4"].reason
+    refused = {one.format: one for one in advise(recipe, "latency", "H100").refused}
+    assert "SM 10.0 (Blackwell)" in refused["nvfp4"].reason
     assert refused["nvfp4"].nearest == "fp8"
     old = advise(recipe, "latency", "H100", sets=['engine.target="8.6"'])
     assert order(old) == ["int8_sq", "int8"]

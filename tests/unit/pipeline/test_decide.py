@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 from tests.models import write_tiny_recipe
+from trtbuild import datasets
 from trtbuild.core.values import digest_of
 from trtbuild.pipeline.compose import compose
 from trtbuild.pipeline.decide import Reuse, Run, decide, ingredients_of
@@ -45,6 +48,29 @@ def test_every_ingredient_is_named(tiny: Path, files: FileDigests) -> None:
     assert build["backend.compiler"] == "onnxruntime"
     assert {"version.onnxruntime", "machine.processor", "input.model", "options.tactics"} <= build.keys()
     assert not [name for name in build if name.startswith("version.") and name != "version.onnxruntime"]
+
+
+@pytest.mark.parametrize(
+    ("generator", "package"),
+    [("text:lines", "tokenizers"), ("images:folder", "Pillow"), ("audio:clips", "scipy"), ("tensors:files", None)],
+)
+def test_a_generator_of_ours_brings_the_versions_of_its_libraries(
+    generator: str, package: str | None, tiny: Path, files: FileDigests
+) -> None:
+    (tiny / "data.bin").write_bytes(b"")
+    sets = f"data.generator=trtbuild.datasets.{generator}", "data.files=[data.bin]"
+    found = ingredients(plan_of(tiny, *sets).steps["sample"], files)
+    versions = {name: value for name, value in found.items() if name.startswith("version.")}
+    assert versions == ({f"version.{package}": metadata.version(package)} if package else {})
+
+
+def test_every_library_of_a_generator_is_known() -> None:
+    """`library("PIL.Image", ...)` in a module of generators means that PACKAGES names it."""
+    distributions = {"PIL": "Pillow"}
+    for file in Path(datasets.__file__).parent.glob("*.py"):
+        named = {name.partition(".")[0] for name in re.findall(r'[^_]library\("([\w.]+)"', file.read_text())}
+        expected = {distributions.get(name, name) for name in named}
+        assert set(datasets.PACKAGES.get(f"trtbuild.datasets.{file.stem}", ())) == expected, file.name
 
 
 def test_a_place_is_no_ingredient(tmp_path: Path, files: FileDigests) -> None:

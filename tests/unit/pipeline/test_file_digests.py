@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trtbuild.pipeline.file_digests import FileDigests, sha256_of
+from trtbuild.core.disk import sha256_of
+from trtbuild.pipeline.file_digests import FileDigests
 
 
 def test_files_of_one_name_in_many_folders_all_count(tmp_path: Path) -> None:

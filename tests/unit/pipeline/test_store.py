@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from trtbuild.core.disk import discard, write_atomically
 from trtbuild.core.errors import StoreError
 from trtbuild.pipeline import upkeep
-from trtbuild.pipeline.store import Action, Store, StoredOutput, discard, now, write_atomically
+from trtbuild.pipeline.store import Action, Store, StoredOutput, now
 
 
 def put(store: Store, name: str, content: bytes) -> StoredOutput:

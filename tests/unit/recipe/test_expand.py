@@ -117,11 +117,14 @@ variants:
   fp16: {}
   marlin: {quantize: {format: int4-g128-marlin}}
   sgl: {quantize: {format: fp8-sgl}}
+  gptq: {quantize: {format: W8A16_GPTQ}}
 """)
     )
-    marlin, sgl = found["marlin"], found["sgl"]
+    marlin, sgl, gptq = found["marlin"], found["sgl"], found["gptq"]
     assert marlin.quantize is not None
     assert sgl.quantize is not None
+    assert gptq.quantize is not None
+    assert (gptq.quantize.format, gptq.quantize.rounding) == ("w8a16", "gptq")
     assert (marlin.quantize.format, marlin.quantize.block_size, marlin.approximates) == ("int4", 128, "")
     assert sgl.quantize.format == "fp8_pc_pt"
     assert sgl.approximates.startswith("fp8-sgl (LightX2V): ")

@@ -116,7 +116,7 @@ def test_the_origin_of_every_value(tmp_path: Path) -> None:
         ("min: 1, opt: 2", "min: 3, opt: 2", 5, ["min <= opt <= max"]),
         ("  fp16: {", "  FP16: {", 11, ["variants.FP16", "lowercase letters"]),
         ("  factory: tiny:make", "  factory: tiny:make\n  onnx: m.onnx", 2, ["exactly one of", "factory and onnx"]),
-        ("  factory: tiny:make", "  huggingface: {outputs: [y]}", 3, ["either folder or hub"]),
+        ("  factory: tiny:make", "  huggingface: {outputs: [y]}", 3, ["exactly one of folder, hub and made_by"]),
         ("  factory: tiny:make", "  huggingface: {hub: a/b, outputs: [y]}", 3, ["hub needs a revision"]),
         (
             "  factory: tiny:make",
@@ -131,15 +131,22 @@ def test_the_origin_of_every_value(tmp_path: Path) -> None:
             ["trust_remote_code"],
         ),
         ("format: w8a16", "format: w4a8_mxfp4_fp8", 12, ["is not possible", "the nearest is"]),
-        ("format: w8a16", "format: nvfp4", 12, ["variant small: nvfp4", "the nearest that runs: fp8"]),
+        (
+            "format: w8a16}}",
+            "format: nvfp4}, engine: {target: '10.3', backend: tensorrt}}",
+            12,
+            ["variant small: nvfp4", "the nearest that runs: fp8"],
+        ),
+        ("format: w8a16", "format: nvfp4, rounding: gptq", 12, ["not for nvfp4", "drop rounding"]),
         ("format: w8a16", "format: int4, block_size: 100", 12, ["block_size", "is not one of 16, 32, 64, 128, 256"]),
         ("format: w8a16", "format: auto", 12, ["no gate asks for one", "set gates.accuracy"]),
         ("format: w8a16", "format: int8_sq, qat: {}", 12, ["qat cannot train int8_sq", "train int8"]),
+        ("format: w8a16", "format: int8, attention: int8, qat: {}", 12, ["sees nothing of attention in int8", "high"]),
         ("format: w8a16", "format: w8a16, overrides: {head: int9}", 12, ["int9"]),
         ("recipe: tiny", "recipe: tiny\nengine: {gpu: H10O}", 2, ["H10O", "did you mean H100"]),
         ("recipe: tiny", "recipe: tiny\nreference: fp61", 2, ["there is no variant fp61", "did you mean fp16?"]),
         ("recipe: tiny", "recipe: tiny\nreference: small", 2, ["variant small is quantized", "there is: fp16"]),
-        ("  fp16: {precision: fp16}\n", "", 10, ["no variant is without quantize"]),
+        ("  fp16: {precision: fp16}\n", "", 10, ["every variant is quantized"]),
         ("{quantize: {format: w8a16}}", "{quantize: {}}", 12, ["variants.small.quantize has no format"]),
         (
             "recipe: tiny",
@@ -235,6 +242,33 @@ def test_extends_merges_deeply_and_keeps_places(tmp_path: Path) -> None:
     assert recipe.origin("variants.small.quantize.alpha") == f"{child}:4"
     assert recipe.origin("variants.small.quantize.format").endswith("family/recipe.yaml:12")
     assert recipe.origin("variants.fp16") == "default"
+
+
+def test_of_several_parents_the_last_has_the_last_word(tmp_path: Path) -> None:
+    write(tmp_path / "family", BASE)
+    (tmp_path / "eight.yaml").write_text("variants:\n  eight: {quantize: {format: int8_sq, alpha: 0.5}}\n")
+    (tmp_path / "milder.yaml").write_text("variants: {eight: {quantize: {alpha: 0.7}}, small: null}\n")
+    child = write(tmp_path / "child", "recipe: child\nextends: [../family, ../eight.yaml, ../milder.yaml]\n")
+    recipe = load(child)
+    assert list(recipe.recipe.variants) == ["fp16", "eight"]
+    eight = recipe.recipe.variants["eight"].quantize
+    assert eight is not None
+    assert (eight.format, eight.alpha) == ("int8_sq", 0.7)
+    assert recipe.origin("variants.eight.quantize.format").endswith("eight.yaml:2")
+    assert recipe.origin("variants.eight.quantize.alpha").endswith("milder.yaml:1")
+    only(problems(tmp_path, "recipe: x\nextends: [../eight.yaml, 3]\n"), 2, "there is no recipe")
+
+
+def test_a_shipped_recipe_is_extended_by_name(tmp_path: Path) -> None:
+    child = write(tmp_path / "child", "recipe: child\nextends: [trtbuild://llm, trtbuild://blocks/server_llm.yaml]\n")
+    assert "w8a8_kv_int8" in load(child).recipe.variants
+    for name, said in (
+        ("trtbuild://lml", "there is no trtbuild://lml"),
+        ("trtbuild://../setup.py", "is no name of a shipped recipe"),
+        ("trtbuild:///etc/passwd", "is no name of a shipped recipe"),
+    ):
+        (problem,) = problems(tmp_path, f"recipe: x\nextends: {name}\n")
+        assert said in problem.message
 
 
 def test_extends_in_a_circle_or_to_nothing(tmp_path: Path) -> None:

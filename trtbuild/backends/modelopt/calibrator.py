@@ -35,7 +35,7 @@ class ModelOpt(Calibrator):
         the module does not take the samples.
         """
         form: Format = options.format
-        _check(form, options.method)
+        _check(form, options)
         found = layers.find(module)
         classes = layers.classes(found)
         kept_high = layers.left_alone(found, form, options.block_size)
@@ -55,18 +55,17 @@ class ModelOpt(Calibrator):
         Plan(modules=modules, kept_high=kept_high, classes=classes, samples=passes.rows).write(plan)
 
 
-def _check(form: Format, method: str) -> None:
+def _check(form: Format, options: Any) -> None:
     """Raises ModelError for what cannot be calibrated here."""
     traits = FORMATS[form]
-    if traits.block and traits.activation:
+    if options.rounding == "gptq" and traits.dynamic:
         raise ModelError(
-            f"{form} cannot be calibrated: ModelOpt's quantizers for it, which scale activations in blocks of "
-            f"{traits.block} while the model runs, need CUDA, and calibration runs on the CPU",
-            hint="fp8 and int8_sq quantize activations with static scales, int4_awq quantizes weights alone",
+            f"rounding gptq is for one scale a tensor, channel or INT4 block, and {form} has scales of its own kind",
+            hint="leave `rounding` out",
         )
-    if method != "max" and traits.activation and form != "int8":
+    if options.method != "max" and traits.activation and form != "int8":
         raise ModelError(
-            f"method {method!r} is for format int8; {form} takes the greatest value of its inputs",
+            f"method {options.method!r} is for format int8; {form} takes the greatest value of its inputs",
             hint="leave `method` out, or use format int8",
         )
 
@@ -108,7 +107,7 @@ def _watch_for(traits: Traits, options: Any) -> Inputs[Any]:
 def _numbers(path: str, layer: Any, form: Format, options: Any, inputs: Inputs[Any]) -> ModuleQuantization | str:
     """What ModelOpt found for one layer, or why there is nothing."""
     traits = FORMATS[form]
-    if not quantizers.has_weight_amax(layer):
+    if not quantizers.has_weight_amax(layer, traits):
         return f"ModelOpt has no quantized form of {type(layer).__name__}"
     if traits.needs_samples and (reason := inputs.unseen(path)):
         return reason
@@ -117,7 +116,7 @@ def _numbers(path: str, layer: Any, form: Format, options: Any, inputs: Inputs[A
     return ModuleQuantization(
         form,
         weight_amax=_weight_amax(path, layer, traits, inputs),
-        input_amax=_input_amax(path, layer, options, inputs) if traits.activation else None,
+        input_amax=_input_amax(path, layer, options, inputs) if traits.needs_input_range else None,
         pre_quant_scale=_vector(path, "pre-quant scale", quantizer.pre_quant_scale) if scaled else None,
         input_channel_amax=_vector(path, "channel amax", inputs.amax[path]) if scaled else None,
         block_size=layers.block_size_of(traits, options.block_size),

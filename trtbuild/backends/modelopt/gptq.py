@@ -51,27 +51,27 @@ def quantize(weight: torch.Tensor, hessian: torch.Tensor, scale: torch.Tensor, k
     `scale` [out, in] is fixed from the start. Columns go from the greatest diagonal entry of H to the least, so those
     that matter most are rounded while most others can still make up for it ("act order" of the authors' code). A
     channel that was zero in every sample has no influence on any other and is rounded to nearest. Raises ModelError
-    where H is no use even with more damping.
+    where H is no use even with more damping. Memory: one more matrix [in, in], two more [out, in].
     """
-    order = torch.argsort(hessian.diagonal(), descending=True, stable=True)
-    permuted = hessian[order[:, None], order]
+    order = torch.argsort(hessian.diagonal(), stable=True)  # from the least to the greatest: we begin at the end
+    factor = _inverse_factor(hessian, order)
     del hessian  # as large as a weight, or larger: the caller keeps none either
-    upper = _inverse_factor(permuted)
-    del permuted
     # Transposed, so that what the paper calls a column lies together in memory.
     scale = scale.T[order]
-    left = weight.float().T[order]  # a copy: what is still to be rounded, corrected as we go
-    rounded = torch.zeros_like(left)
-    for start in range(0, len(left), LAZY):
-        end = min(start + LAZY, len(left))
+    left = weight.float().T[order]  # a copy: what is still to be rounded, corrected as we go; behind that, codes
+    for end in range(len(left), 0, -LAZY):
+        start = max(end - LAZY, 0)
         errors = torch.zeros_like(left[start:end])
-        for column in range(start, end):
-            rounded[column] = nearest(left[column] / scale[column], kind)
-            error = (left[column] - rounded[column] * scale[column]) / upper[column, column]
-            left[column:end].addr_(upper[column, column:end], error, alpha=-1.0)
+        for column in range(end - 1, start - 1, -1):
+            code = nearest(left[column] / scale[column], kind)
+            error = (left[column] - code * scale[column]) / factor[column, column]
+            left[start:column].addr_(factor[column, start:column], error, alpha=-1.0)
             errors[column - start] = error
-        left[end:].addmm_(upper[start:end, end:].T, errors, alpha=-1.0)
-    return rounded[torch.argsort(order)].T.contiguous()
+            left[column] = code
+        left[:start].addmm_(factor[start:end, :start].T, errors, alpha=-1.0)
+    codes = torch.empty_like(weight, dtype=torch.float32, memory_format=torch.contiguous_format)
+    codes[:, order] = left.T
+    return codes
 
 
 def nearest(values: torch.Tensor, kind: NumberType) -> torch.Tensor:
@@ -80,25 +80,35 @@ def nearest(values: torch.Tensor, kind: NumberType) -> torch.Tensor:
     return limited.to(torch.float8_e4m3fn).float() if kind == "fp8" else limited.round()
 
 
-def _inverse_factor(hessian: torch.Tensor) -> torch.Tensor:
-    """The upper Cholesky factor of the damped H^-1 [in, in]; row i holds how column i's error moves the later ones.
+def _inverse_factor(hessian: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """M [in, in], lower triangular, with M^T M the inverse of the damped H in this order; row i holds how column i's
+    error moves the earlier ones.
 
-    `hessian` is overwritten.
+    M is the inverse of H's lower Cholesky factor L, for H^-1 = (L L^T)^-1 = L^-T L^-1. The paper goes forward through
+    the columns and takes the upper factor of H^-1, which needs H^-1 itself; backward the numbers are the same.
     """
     diagonal = hessian.diagonal()
     diagonal[diagonal == 0.0] = 1.0
     mean = float(diagonal.mean())
-    for damping in (DAMPING, 9 * DAMPING, 90 * DAMPING) if math.isfinite(mean) else ():  # each on top of those before
-        diagonal.add_(damping * mean)
-        lower, failed = torch.linalg.cholesky_ex(hessian)
-        if failed:
-            continue
-        inverse = torch.cholesky_inverse(lower)
-        del lower
-        upper, failed = torch.linalg.cholesky_ex(inverse, upper=True)
+    for damping in (DAMPING, 10 * DAMPING, 100 * DAMPING) if math.isfinite(mean) else ():
+        permuted = hessian[order[:, None], order]
+        permuted.diagonal().add_(damping * mean)
+        lower, failed = permuted.mT, torch.zeros((), dtype=torch.int32)  # column-major, as LAPACK wants it to be
+        torch.linalg.cholesky_ex(lower, out=(lower, failed))
         if not failed:
-            return upper
+            return _inverted(lower)
     raise ModelError(
         "GPTQ cannot invert the Hessian of the inputs",
         hint="calibrate on more and on more varied samples, or use int4_awq",
     )
+
+
+def _inverted(lower: torch.Tensor) -> torch.Tensor:
+    """The inverse of a lower triangular matrix, in place: some rows after the other, each by those above it."""
+    for start in range(0, len(lower), LAZY):
+        rows, above = slice(start, start + LAZY), slice(start)
+        corner = lower[rows, rows]
+        inverse = torch.linalg.solve_triangular(corner, torch.eye(len(corner)), upper=False)
+        lower[rows, above] = -inverse @ (lower[rows, above] @ lower[above, above])
+        lower[rows, rows] = inverse
+    return lower

@@ -67,6 +67,8 @@ def left_alone(layers: dict[str, Any], form: Format, block_size: int) -> dict[st
         if not is_linear(layer):
             if traits.granularity in ("block", "tile"):
                 kept[path] = f"{form} lays its scales in blocks of a matrix, and a convolution's weight is none"
+            elif traits.granularity == "channel" and isinstance(layer, TRANSPOSED) and layer.groups > 1:
+                kept[path] = "a transposed convolution in groups has no axis of output channels to scale"
         elif reason := _unfit(layer, traits, block_size):
             kept[path] = reason
         elif traits.algorithm in _SCALED and owner != path:
@@ -85,6 +87,8 @@ def _unfit(layer: Any, traits: Traits, block_size: int) -> str:
         return f"SmoothQuant needs more than one channel, the weight is {list(layer.weight.shape)}"
     size = block_size_of(traits, block_size)
     if traits.granularity == "block" and inputs % size:
+        if traits.block:
+            return f"its {inputs} inputs are not a multiple of {size}, the size of the format's blocks"
         fits = next((size for size in BLOCK_SIZES if inputs % size == 0), None)
         advice = f"block_size {fits} divides them" if fits else "no block_size from 16 to 256 divides them"
         return f"its {inputs} inputs are not a multiple of block_size {size}; {advice}"

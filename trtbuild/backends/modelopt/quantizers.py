@@ -20,11 +20,15 @@ from trtbuild.core.tensor_file import Array
 with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
     warnings.simplefilter("ignore")  # about transformers versions it has not been tested with
     import modelopt.torch.quantization as mtq
+    from modelopt.torch.quantization.utils import reduce_block_amax
 
 log = logging.getLogger(__name__)
 
-NUM_BITS: dict[NumberType, int | tuple[int, int]] = {"int8": 8, "int4": 4, "fp8": (4, 3)}
+NUM_BITS: dict[NumberType, int | tuple[int, int]] = {"int8": 8, "int4": 4, "fp8": (4, 3), "fp4": (2, 1)}
 """How ModelOpt says a type: the bits of an integer, or those of exponent and mantissa."""
+
+_SCALE_BITS: dict[NumberType, tuple[int, int]] = {"fp4": (4, 3), "fp8": (8, 0)}
+"""Exponent and mantissa of the scales of dynamic blocks, as in NVFP4_DEFAULT_CFG and MXFP8_DEFAULT_CFG."""
 
 
 def insert(module: Any, layers: dict[str, Any], formats: dict[str, Format], block_size: int) -> Any:
@@ -42,13 +46,26 @@ def insert(module: Any, layers: dict[str, Any], formats: dict[str, Format], bloc
             traits = FORMATS[formats[path]]
             if hasattr(layer, "weight_quantizer"):  # ModelOpt knows the class
                 layer.weight_quantizer.set_from_attribute_config(_weight(layer, traits, block_size))
-                if traits.activation and traits.algorithm != "awq":  # AWQ's search looks at weights alone
-                    attributes = {"num_bits": NUM_BITS[traits.activation], "axis": None, "enable": True}
-                    layer.input_quantizer.set_from_attribute_config(attributes)
+                if traits.needs_input_range and traits.algorithm != "awq":  # AWQ's search looks at weights alone
+                    layer.input_quantizer.set_from_attribute_config(_input(traits))
     return inside
 
 
+def _input(traits: Traits) -> dict[str, Any]:
+    if traits.dynamic:
+        return _dynamic(traits)
+    assert traits.activation is not None
+    return {"num_bits": NUM_BITS[traits.activation], "axis": None, "enable": True}
+
+
+def _dynamic(traits: Traits) -> dict[str, Any]:
+    sizes = {-1: traits.block, "type": "dynamic", "scale_bits": _SCALE_BITS[traits.weight]}
+    return {"num_bits": NUM_BITS[traits.weight], "block_sizes": sizes, "enable": True}
+
+
 def _weight(layer: Any, traits: Traits, block_size: int) -> dict[str, Any]:
+    if traits.dynamic:
+        return _dynamic(traits)
     size = block_size_of(traits, block_size)
     granularity: dict[str, dict[str, Any]] = {
         "tensor": {"axis": None},
@@ -100,23 +117,22 @@ def _quietly() -> Iterator[None]:
             log.debug("modelopt: %s", said.getvalue())
 
 
-def has_weight_amax(layer: Any) -> bool:
-    """Whether ModelOpt found anything for a layer."""
+def has_weight_amax(layer: Any, traits: Traits) -> bool:
+    """Whether ModelOpt found what a layer needs; for dynamic blocks the weight alone tells."""
     quantizer = getattr(layer, "weight_quantizer", None)
-    return quantizer is not None and quantizer.is_enabled and quantizer.amax is not None
+    return quantizer is not None and quantizer.is_enabled and (traits.dynamic or quantizer.amax is not None)
 
 
 def weight_amax(path: str, layer: Any, traits: Traits) -> Array:
-    """float32, as a plan has it: [] per tensor, [out] per output channel, [out, blocks] in blocks and tiles.
-
-    A transposed convolution's weight is [in, out / groups, *kernel], and an ONNX scale along axis 1 has out / groups
-    entries: channels at the same place of each group share theirs.
-    """
+    """float32, as a plan has it: [] per tensor, [out] per output channel, [out, blocks] in blocks and tiles."""
+    if traits.dynamic:  # ModelOpt keeps the greatest of all, and finds those of blocks when it exports
+        blocks = reduce_block_amax(layer.weight.detach().float(), block_sizes={-1: traits.block})
+        return checked(path, "weight amax", blocks)
     amax = checked(path, "weight amax", layer.weight_quantizer.amax)
     if traits.granularity == "tensor":
         return amax.reshape(())
     if traits.granularity == "channel":
-        return np.tile(amax.reshape(-1), layer.groups) if isinstance(layer, TRANSPOSED) else amax.reshape(-1)
+        return amax.reshape(-1)
     if traits.granularity == "block":
         return amax.reshape(layer.weight.shape[0], -1)
     out = layer.weight.shape[0]

@@ -18,7 +18,8 @@ from trtbuild.backends.modelopt.clip import best_amax
 from trtbuild.backends.modelopt.inputs import Inputs
 from trtbuild.backends.modelopt.layers import is_linear, matrix
 from trtbuild.backends.modelopt.passes import Passes
-from trtbuild.core.formats import FORMATS, GREATEST, NumberType
+from trtbuild.backends.modelopt.scales import weight_scale
+from trtbuild.core.formats import FORMATS
 from trtbuild.core.quantization import ModuleQuantization, codes_of
 
 
@@ -50,22 +51,12 @@ def _rounded(layer: Any, numbers: ModuleQuantization, hessian: gptq.Hessian) -> 
     weight = matrix(layer).float()
     if numbers.pre_quant_scale is not None:
         hessian.scale(torch.from_numpy(numbers.pre_quant_scale))  # W is divided by it already
-    amax = torch.from_numpy(numbers.weight_amax)
     if traits.granularity == "block":
         amax = best_amax(weight, _diagonal_blocks(hessian.sum, numbers.block_size))
-    scale = scale_of(amax, traits.weight, numbers.block_size, weight)
+        numbers = replace(numbers, weight_amax=amax.numpy())
+    scale = weight_scale(weight, numbers).expand_as(weight)
     values = gptq.quantize(weight, hessian.taken(), scale, traits.weight)
-    return replace(numbers, weight_amax=amax.numpy(), weight_codes=codes_of(values.numpy(), traits.weight))
-
-
-def scale_of(amax: torch.Tensor, kind: NumberType, block_size: int, weight: torch.Tensor) -> torch.Tensor:
-    """The scale of each number of a weight [out, in], for amax [], [out] or [out, blocks]; never zero."""
-    scale = (amax / GREATEST[kind]).clamp(min=2.0**-100)
-    if amax.ndim == 2:
-        scale = scale.repeat_interleave(block_size, dim=1)[:, : weight.shape[1]]
-    elif amax.ndim == 1:
-        scale = scale[:, None]
-    return scale.expand_as(weight)
+    return replace(numbers, weight_codes=codes_of(values.numpy(), traits.weight))
 
 
 def _diagonal_blocks(hessian: torch.Tensor, size: int) -> torch.Tensor:

@@ -13,8 +13,7 @@ import torch
 from trtbuild.backends.modelopt import layers, quantizers
 from trtbuild.backends.modelopt.gptq import nearest
 from trtbuild.backends.modelopt.passes import plain_attention
-from trtbuild.backends.modelopt.rounding import scale_of
-from trtbuild.core.artifacts import QuantizationPlan
+from trtbuild.backends.modelopt.scales import weight_scale
 from trtbuild.core.errors import DataError, ModelError
 from trtbuild.core.formats import FORMATS
 from trtbuild.core.quantization import ModuleQuantization, Plan, codes_of
@@ -29,30 +28,27 @@ class ModelOptTrainer(Trainer):
     """Trains the weights of a plan's layers through ModelOpt's quantizers, which pass gradients straight through
     (Bengio et al. 2013); scales, biases and norms stay."""
 
-    def finetune(
-        self, module: Any, plan: QuantizationPlan, options: Any, samples: Sequence[Tensors], trained: QuantizationPlan
-    ) -> None:
-        """Write `trained`: the plan, with the codes of the trained weights. `options` are the finetune stage's.
+    def finetune(self, module: Any, plan: Plan, options: Any, samples: Sequence[Tensors]) -> Plan:
+        """The plan, with the codes of the trained weights. `options` are the finetune stage's.
 
         Memory: the model, its gradients, AdamW's two moments for the trained weights, and the teacher's outputs. Raises
         ModelError for layers that cannot be trained, DataError where the loss stops being finite.
         """
-        read = Plan.read(plan)
         found = layers.find(module)
-        student = {path: found[path] for path in read.modules}
-        _check(read, student)
+        student = {path: found[path] for path in plan.modules}
+        _check(plan, student)
         batches = [{name: torch.from_numpy(array) for name, array in sample.items()} for sample in samples]
         module.eval().requires_grad_(False)
         with plain_attention():
             with torch.no_grad():
                 truth = [_outputs(module(**batch)) for batch in batches]
-            _quantize(module, student, read)
+            _quantize(module, student, plan)
             _train(module, [layer.weight for layer in student.values()], batches, truth, options)
         modules = {
             path: replace(numbers, weight_codes=_codes(student[path], numbers))
-            for path, numbers in read.modules.items()
+            for path, numbers in plan.modules.items()
         }
-        replace(read, modules=modules).write(trained)
+        return replace(plan, modules=modules)
 
 
 def _check(plan: Plan, found: dict[str, Any]) -> None:
@@ -60,7 +56,7 @@ def _check(plan: Plan, found: dict[str, Any]) -> None:
         if not layers.is_linear(found[path]):
             raise ModelError(
                 f"qat trains linear layers, and {path} is a {plan.classes.get(path, 'layer of another kind')}",
-                hint=f"exclude it with overrides: {{{path}: high}}",
+                hint=f"leave it in high precision with exclude: [{path}]",
             )
         if numbers.pre_quant_scale is not None:
             raise ModelError(
@@ -143,5 +139,4 @@ def _loss(outputs: list[torch.Tensor], truth: list[torch.Tensor], kind: str) -> 
 def _codes(layer: Any, numbers: ModuleQuantization) -> Array:
     """[out, in] int8: the trained weight as the plan's scales say it."""
     kind, weight = FORMATS[numbers.format].weight, layers.matrix(layer).float()
-    scale = scale_of(torch.from_numpy(numbers.weight_amax), kind, numbers.block_size, weight)
-    return codes_of(nearest(weight / scale, kind).numpy(), kind)
+    return codes_of(nearest(weight / weight_scale(weight, numbers), kind).numpy(), kind)

@@ -7,5 +7,6 @@ without optimizing again.
     lowering   the graph in the form that this processor's kernels want
     tactics    ways to fuse it, built, timed, and the fastest kept
     precision  what the built engine multiplies in
+    profiling  how long each node takes
     sessions   loading a graph and running it
 """

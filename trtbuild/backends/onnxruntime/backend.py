@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import onnxruntime
 
-from trtbuild.backends.onnxruntime import precision, sessions, tactics
-from trtbuild.backends.onnxruntime.lowering import lowered
+from trtbuild.backends.onnxruntime import precision, profiling, sessions, tactics
+from trtbuild.backends.onnxruntime.lowering import lowered, understood
 from trtbuild.backends.onnxruntime.tactics import ENGINE_FILE
 from trtbuild.core import machine
 from trtbuild.core.artifacts import Engine, OnnxModel
 from trtbuild.core.errors import ModelError
+from trtbuild.core.interface import DYNAMIC, Interface, IoTensor, ProfileRange
+from trtbuild.core.results import LayerTime
 from trtbuild.core.roles import Compiler, Interpreter, Precisions, Runner, Session
 from trtbuild.core.tensor_file import Tensors
 from trtbuild.core.tensors import Shapes
@@ -53,10 +58,12 @@ class OnnxRuntime(Compiler, Runner, Interpreter):
             "tactic": best.name,
         }
         engine.main.write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+        _interface(document.load(engine.path / ENGINE_FILE).graph, shapes).write(engine.path)
 
     def interpret(self, model: OnnxModel, samples: Iterable[Tensors]) -> Iterable[Tensors]:
         """Run the graph as it is written, Q/DQ in any type included, without ONNX Runtime's fusions."""
-        session = self.open_model(model, 0)
+        with tempfile.TemporaryDirectory() as folder:
+            session = self.open_model(understood(model, Path(folder)), 0)
         for batch in samples:
             yield session.infer(batch)
 
@@ -77,3 +84,23 @@ class OnnxRuntime(Compiler, Runner, Interpreter):
                 hint="build it again here: its fused operators belong to that version",
             )
         return sessions.OrtSession(sessions.load(engine.path / ENGINE_FILE, threads))
+
+    def layer_times(self, engine: Engine, inputs: Tensors, runs: int, threads: int) -> list[LayerTime]:
+        """Median milliseconds of each node of an engine, by ONNX Runtime's profiler."""
+        return profiling.layer_times(engine.path / ENGINE_FILE, inputs, runs, threads)
+
+
+def _interface(graph: ir.Graph, shapes: Shapes) -> Interface:
+    """What an engine takes and gives, of its own graph, and the range it was built for."""
+    least, usual, greatest = (shapes.at(which) for which in ("min", "opt", "max"))
+    ranges = {name: (list(least[name]), list(usual[name]), list(greatest[name])) for name in shapes.inputs}
+    return Interface(
+        inputs={value.name or "": _tensor(value) for value in graph.inputs if not value.is_initializer()},
+        outputs={value.name or "": _tensor(value) for value in graph.outputs},
+        profiles=[ProfileRange(name="shapes", ranges=ranges)],
+    )
+
+
+def _tensor(value: ir.Value) -> IoTensor:
+    dims = [] if value.shape is None else [dim if isinstance(dim, int) else DYNAMIC for dim in value.shape]
+    return IoTensor(dtype="" if value.dtype is None else str(value.dtype.numpy()), dims=dims)

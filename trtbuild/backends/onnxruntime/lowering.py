@@ -7,6 +7,8 @@ from pathlib import Path
 
 from trtbuild.core.artifacts import OnnxModel
 from trtbuild.graph import document
+from trtbuild.graph.block_scales.in_floats import compute_blocks_in_floats
+from trtbuild.graph.block_scales.operators import DOMAIN
 from trtbuild.graph.conv_in_integers import convolve_codes
 from trtbuild.graph.float_kernels import compute_in_float32
 from trtbuild.graph.fp8_in_floats import round_activations
@@ -15,7 +17,17 @@ from trtbuild.graph.gemm_as_matmul import split_quantized
 from trtbuild.graph.relu_in_codes import clip_codes
 from trtbuild.graph.unsigned import use_unsigned_activations
 
-_PASSES = (fuse_gelu, round_activations, split_quantized, compute_in_float32)
+_PASSES = (fuse_gelu, compute_blocks_in_floats, round_activations, split_quantized, compute_in_float32)
+
+
+def understood(model: OnnxModel, folder: Path) -> OnnxModel:
+    """The model as it is written, but for operators that no kernel here has: those are spelled out, in `folder`."""
+    graph = document.load(model.main)
+    if DOMAIN not in graph.opset_imports:
+        return model
+    compute_blocks_in_floats(graph)
+    document.save(graph, written := OnnxModel(folder))
+    return written
 
 
 def lowered(model: OnnxModel, folder: Path) -> OnnxModel:

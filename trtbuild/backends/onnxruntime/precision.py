@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from trtbuild.core.roles import Precisions
-from trtbuild.graph.fp8_in_floats import is_rounded, is_rounding
+from trtbuild.graph.block_scales.in_floats import FROM_E2M1
+from trtbuild.graph.float_rounding import is_step, rounded_type
 from trtbuild.graph.initializers import constant
 
 _INTEGER_KERNELS = {
@@ -51,7 +52,7 @@ def precisions(graph: ir.Graph) -> Precisions:
     """The precision of each product with a constant and of each gathered table of codes, and of each attention."""
     layers, attention = {}, {}
     for node in graph:
-        name = _ADDED_BY_FUSIONS.sub("", node.name or "")
+        name = named_before_fusions(node.name or "")
         if product := _product(node):
             if product.has_weight:
                 layers[name] = product.precision
@@ -60,6 +61,11 @@ def precisions(graph: ir.Graph) -> Precisions:
         elif node.op_type == "Softmax" and (ran := _attention(node)):
             attention[name] = ran
     return Precisions(layers, attention)
+
+
+def named_before_fusions(name: str) -> str:
+    """The name of a node without what ONNX Runtime's fusions hang on it."""
+    return _ADDED_BY_FUSIONS.sub("", name)
 
 
 @dataclass(frozen=True)
@@ -122,9 +128,12 @@ def _operand(value: ir.Value | None) -> _Operand:
     while value is not None and (node := value.producer()) is not None:
         if node.op_type == "DequantizeLinear":
             codes = node.inputs[0]
-            return _Operand(_stored(codes), floats or _type(node.inputs[1]), _is_constant(codes))
-        if is_rounded(node):
-            return _Operand("fp8", floats or "float32", is_constant=False)
+            if _is_gathered(codes):
+                break  # rows of a table in INT8, which nobody rounded for this product
+            stored = "fp4" if (node.name or "").endswith(FROM_E2M1) else _stored(codes)
+            return _Operand(stored, floats or _type(node.inputs[1]), _is_constant(codes))
+        if (rounded := rounded_type(node)) is not None:
+            return _Operand(rounded, floats or "float32", is_constant=False)
         if node.op_type not in _CARRIERS:
             break
         if node.op_type == "Cast":
@@ -146,9 +155,30 @@ def _stored(codes: ir.Value | None) -> str | None:
 
 
 def _is_constant(value: ir.Value | None) -> bool:
+    return constant(_carried(value)) is not None
+
+
+def _is_gathered(codes: ir.Value | None) -> bool:
+    """Whether codes are rows of a constant table. ONNX Runtime repeats a DequantizeLinear behind what moves its
+    numbers, with a QuantizeLinear of the same scale in front, which changes none of them."""
+    carried = _carried(codes)
+    node = carried.producer() if carried is not None else None
+    if node is None:
+        return False
+    if node.op_type == "QuantizeLinear":
+        floats = _carried(node.inputs[0])
+        before = floats.producer() if floats is not None else None
+        if before is None or before.op_type != "DequantizeLinear" or before.inputs[1] is not node.inputs[1]:
+            return False
+        return _is_gathered(before.inputs[0])
+    return node.op_type == "Gather" and _is_constant(node.inputs[0])
+
+
+def _carried(value: ir.Value | None) -> ir.Value | None:
+    """The value that carriers brought here."""
     while value is not None and (node := value.producer()) is not None and node.op_type in _CARRIERS:
         value = node.inputs[0]
-    return constant(value) is not None
+    return value
 
 
 def _attention(softmax: ir.Node) -> str | None:
@@ -167,7 +197,7 @@ def _backward(value: ir.Value | None) -> Iterator[str]:
     if (product := _product(node)) is not None:
         if not product.has_weight:
             yield product.precision
-    elif node.op_type in _AROUND_SOFTMAX or is_rounding(node):
+    elif node.op_type in _AROUND_SOFTMAX or is_step(node):
         for read in node.inputs:
             yield from _backward(read)
 
@@ -178,7 +208,7 @@ def _forward(value: ir.Value) -> Iterator[str]:
         if (product := _product(node)) is not None:
             if not product.has_weight:
                 yield product.precision
-        elif node.op_type in _AROUND_SOFTMAX or is_rounding(node):
+        elif node.op_type in _AROUND_SOFTMAX or is_step(node):
             for output in node.outputs:
                 yield from _forward(output)
 

@@ -6,6 +6,7 @@ and `nodes.json` (which products the graph had).
 
     backend        the roles: compile, run, say what runs
     library        TensorRT itself, found, named and listened to; the only module that imports it
+    own_plugins    our own operators in a graph, handed to TensorRT as plugins
     lowering       the graph in the form that TensorRT 8.6 reads
     parsing        ONNX to TensorRT's network, errors in the graph's own words
     configuration  options to the builder's configuration

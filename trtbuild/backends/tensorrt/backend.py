@@ -13,7 +13,10 @@ from trtbuild.backends.tensorrt.sessions import TensorRTSession
 from trtbuild.core import gpu
 from trtbuild.core.artifacts import Engine, OnnxModel
 from trtbuild.core.errors import ModelError
+from trtbuild.core.layer_times import by_modules
+from trtbuild.core.results import LayerTime
 from trtbuild.core.roles import Compiler, Precisions, Runner
+from trtbuild.core.tensor_file import Tensors
 from trtbuild.core.tensors import Shapes
 
 
@@ -36,12 +39,7 @@ class TensorRT(Compiler, Runner):
 
     def precisions(self, engine: Engine) -> Precisions:
         """What the engine multiplies in, as its inspector told when it was built; needs no GPU."""
-        try:
-            layers = (engine.path / plan.LAYERS_FILE).read_text()
-            nodes = Nodes.model_validate_json((engine.path / plan.NODES_FILE).read_bytes())
-        except OSError as error:
-            raise ModelError(f"{engine.path}: {error.filename} is missing", hint="build the engine again") from error
-        return inspection.precisions(layers, nodes)
+        return inspection.precisions(*_told(engine))
 
     def open(self, engine: Engine, threads: int) -> TensorRTSession:
         """Load an engine; `threads` are the CPU's, and not used.
@@ -58,3 +56,24 @@ class TensorRT(Compiler, Runner):
         except BaseException:
             loaded.close()
             raise
+
+    def layer_times(self, engine: Engine, inputs: Tensors, runs: int, threads: int) -> list[LayerTime]:
+        """Median milliseconds of each layer by TensorRT's profiler, by the modules of the nodes that it computes."""
+        text, nodes = _told(engine)
+        modules = {layer.name: inspection.modules_of(layer, nodes.order) for layer in inspection.layers_of(text)}
+        session = self.open(engine, threads)
+        try:
+            times_ms = session.layer_times(inputs, runs)
+        finally:
+            session.close()
+        return by_modules((modules.get(name, []), median_ms) for name, median_ms in times_ms.items())
+
+
+def _told(engine: Engine) -> tuple[str, Nodes]:
+    """What the inspector said of an engine, and the nodes of its graph. Raises ModelError where a file is missing."""
+    try:
+        layers = (engine.path / plan.LAYERS_FILE).read_text()
+        nodes = Nodes.model_validate_json((engine.path / plan.NODES_FILE).read_bytes())
+    except OSError as error:
+        raise ModelError(f"{engine.path}: {error.filename} is missing", hint="build the engine again") from error
+    return layers, nodes

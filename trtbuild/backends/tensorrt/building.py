@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from trtbuild.backends.tensorrt import lowering, memory, parsing, plan, timing_cache
+from trtbuild.backends.tensorrt import lowering, memory, own_plugins, parsing, plan, timing_cache
 from trtbuild.backends.tensorrt.configuration import configure, run_script
 from trtbuild.backends.tensorrt.cuda import driver
+from trtbuild.backends.tensorrt.element_types import numpy_type
 from trtbuild.backends.tensorrt.library import Messages, listening_logger, load, load_plugins, need_gpu
 from trtbuild.backends.tensorrt.loading import LoadedPlan
 from trtbuild.backends.tensorrt.nodes import nodes_of
-from trtbuild.backends.tensorrt.plan import LAYERS_FILE, NODES_FILE, PLAN_FILE, Manifest, ProfileRange
+from trtbuild.backends.tensorrt.plan import LAYERS_FILE, NODES_FILE, PLAN_FILE, Manifest
 from trtbuild.backends.tensorrt.profiles import Profile, add_profiles, profiles_of
 from trtbuild.backends.tensorrt.progress import watch
 from trtbuild.core.artifacts import Engine, OnnxModel
 from trtbuild.core.dialects import dialect_of
 from trtbuild.core.errors import ModelError
+from trtbuild.core.interface import Interface, IoTensor, ProfileRange
 from trtbuild.core.tensors import Shapes
 from trtbuild.graph import document
+
+if TYPE_CHECKING:
+    import tensorrt
 
 REMEDIES = (
     (
@@ -52,10 +57,11 @@ def build(model: OnnxModel, shapes: Shapes, options: Any, engine: Engine) -> Non
     messages = Messages()
     logger = listening_logger(trt, messages)
     load_plugins(trt, logger, options.plugins)
+    own_plugins.register(trt, graph.graph, device, options.preview_features)
     scratch = engine.path / "lowered"
     parsed = lowering.lowered(model, graph, dialect, scratch, plugin_operators(trt))
     try:
-        builder = trt.Builder(logger)
+        builder: tensorrt.Builder = trt.Builder(logger)
         read = parsing.parse(trt, builder, dialect, parsed.main, graph, logger, messages)
         config = builder.create_builder_config()
         flags = configure(trt, config, options, dialect, parsing.content(trt, read.network))
@@ -103,10 +109,24 @@ def build(model: OnnxModel, shapes: Shapes, options: Any, engine: Engine) -> Non
     loaded = LoadedPlan(serialized, manifest)
     try:
         (engine.path / LAYERS_FILE).write_text(inspected(loaded))
+        interface(loaded).write(engine.path)
         manifest = manifest.model_copy(update={"device_memory_bytes": loaded.device_memory_bytes})
     finally:
         loaded.close()
     engine.main.write_text(manifest.model_dump_json(indent=1) + "\n")
+
+
+def interface(loaded: LoadedPlan) -> Interface:
+    """What a loaded plan takes and gives: its own types, which are narrower than the model's on 8.6."""
+    inputs: dict[str, IoTensor] = {}
+    outputs: dict[str, IoTensor] = {}
+    for index in range(loaded.engine.num_io_tensors):
+        name = loaded.engine.get_tensor_name(index)
+        dtype = numpy_type(loaded.engine.get_tensor_dtype(name).name, name)
+        tensor = IoTensor(dtype=str(dtype), dims=list(loaded.engine.get_tensor_shape(name)))
+        is_input = loaded.engine.get_tensor_mode(name) == loaded.trt.TensorIOMode.INPUT
+        (inputs if is_input else outputs)[name] = tensor
+    return Interface(inputs=inputs, outputs=outputs, profiles=loaded.manifest.profiles)
 
 
 def inspected(loaded: LoadedPlan) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trtbuild.backends.tensorrt.library import assign, member
 from trtbuild.core.dialects import Dialect
 from trtbuild.core.errors import RecipeError
 from trtbuild.core.python_entry import call_entry
+
+if TYPE_CHECKING:
+    import tensorrt
 
 FLAGS = {
     "error_on_timing_cache_miss": "ERROR_ON_TIMING_CACHE_MISS",
@@ -50,7 +53,9 @@ LIBRARIES = {
 """The libraries that some tactic sources load when the build starts; without them the build fails."""
 
 
-def configure(trt: Any, config: Any, options: Any, dialect: Dialect, holds: frozenset[str]) -> list[str]:
+def configure(
+    trt: Any, config: tensorrt.IBuilderConfig, options: Any, dialect: Dialect, holds: frozenset[str]
+) -> list[str]:
     """Set a builder's configuration from the options; returns the builder flags for precision, by name.
 
     `holds` says what the network holds, of `fp16` and `quantize`. Raises RecipeError for what this TensorRT lacks.
@@ -89,7 +94,12 @@ def configure(trt: Any, config: Any, options: Any, dialect: Dialect, holds: froz
     return _set_precision(trt, config, options, dialect, holds)
 
 
-def run_script(options: Any, builder: Any, network: Any, config: Any) -> None:
+def run_script(
+    options: Any,
+    builder: tensorrt.Builder,
+    network: tensorrt.INetworkDefinition,
+    config: tensorrt.IBuilderConfig,
+) -> None:
     """Let the recipe's own function have the last word. Raises ModelError where it raises."""
     if options.config_script is not None:
         call_entry(options.config_script, builder, network, config)
@@ -134,7 +144,7 @@ def without_missing(trt: Any, mask: int, loads: Callable[[str], bool]) -> tuple[
     return mask, missing
 
 
-def _set_tactic_sources(trt: Any, config: Any, options: Any) -> None:
+def _set_tactic_sources(trt: Any, config: tensorrt.IBuilderConfig, options: Any) -> None:
     if options.tactic_sources is not None:
         mask = tactic_mask(trt, options.tactic_sources)
     else:
@@ -149,7 +159,9 @@ def _set_tactic_sources(trt: Any, config: Any, options: Any) -> None:
         )
 
 
-def _set_precision(trt: Any, config: Any, options: Any, dialect: Dialect, holds: frozenset[str]) -> list[str]:
+def _set_precision(
+    trt: Any, config: tensorrt.IBuilderConfig, options: Any, dialect: Dialect, holds: frozenset[str]
+) -> list[str]:
     flags = precision_flags(dialect, options.fp16, holds)
     for name in flags:
         config.set_flag(member(trt.BuilderFlag, name, "engine.fp16", trt.__version__))

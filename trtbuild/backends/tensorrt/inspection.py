@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,8 @@ _KERNEL_TYPES = {
     "f16": "float16",
     "bf16": "bfloat16",
 }
+_REGION = "{ForeignNode["
+_COPY = re.compile(r"Reformatting CopyNode for (?:Input|Output) Tensor \d+ (?:to|from) ")
 _COMPUTES = re.compile(r"gemm|conv|matmul|matrix|fullyconnected|cask|mha|cublas", re.IGNORECASE)
 _MOVES = re.compile(r"reformat|noop|constant|shapehostto|signal|wait", re.IGNORECASE)
 
@@ -57,6 +59,8 @@ _MOVES = re.compile(r"reformat|noop|constant|shapehostto|signal|wait", re.IGNORE
 class Layer:
     """One layer of an engine."""
 
+    name: str
+    """Its own name, by which the profiler tells its time."""
     nodes: frozenset[str]
     """The ONNX nodes that it computes, and other names that its own is put together of."""
     kind: str
@@ -132,6 +136,27 @@ def precisions(text: str, nodes: Nodes) -> Precisions:
     return Precisions({name: each for name, each in (products | tables).items() if each}, attention)
 
 
+def modules_of(layer: Layer, order: Sequence[str]) -> list[str]:
+    """The module paths of the nodes that a layer computes, or that it converts for; `order` names the graph's nodes.
+
+    A region is told by its ends: all between them in the graph counts as its own.
+    """
+    position = {name: number for number, name in enumerate(order)}
+    nodes = [position[name] for name in layer.nodes if name in position]
+    if layer.name.startswith(_REGION):
+        first, last = _ends(layer.name)
+        begin, end = position.get(first, 0), position.get(last, len(order) - 1)
+        nodes = [*range(min(begin, end), max(begin, end) + 1)]
+    named = [order[number] for number in sorted(nodes)]
+    return list(dict.fromkeys(name.rpartition("/")[0] for name in named))
+
+
+def _ends(region: str) -> tuple[str, str]:
+    """The first and the last name of `{ForeignNode[first...last]}`, each possibly several joined ones' edge."""
+    first, _, last = region.removeprefix(_REGION).removesuffix("]}").partition("...")
+    return _FUSED.split(first)[0], _FUSED.split(last)[-1]
+
+
 def _with_weights(weights: str, activations: str) -> str:
     if weights not in _QUANTIZED:
         return weights
@@ -142,24 +167,25 @@ def _with_weights(weights: str, activations: str) -> str:
 
 def _layer(entry: Any) -> Layer:
     if isinstance(entry, str):  # an engine that keeps names only
-        return Layer(frozenset(_names(entry, "")), "", "", (), "", is_region=True)
+        return Layer(entry, frozenset(_names(entry, "")), "", "", (), "", is_region=True)
     name, kind = str(entry.get("Name", "")), str(entry.get("LayerType", ""))
     types = [_type_of_tensor(tensor) for tensor in entry.get("Inputs", ()) if isinstance(tensor, dict)]
     weights = entry.get("Weights")
     return Layer(
+        name=name,
         nodes=frozenset(_names(name, str(entry.get("Metadata", "")))),
         kind="Reformat" if name.startswith("Reformatting CopyNode") else kind,
         kernel=str(entry.get("TacticName", "")),
         inputs=tuple(each for each in types if each),
         weights=_type(str(weights.get("Type", ""))) if isinstance(weights, dict) else "",
-        is_region=kind in ("Myelin", "ForeignNode") or name.startswith("{ForeignNode["),
+        is_region=kind in ("Myelin", "ForeignNode") or name.startswith(_REGION),
     )
 
 
 def _names(name: str, metadata: str) -> Iterable[str]:
     """The names that a layer's own is put together of, and those of its metadata."""
     yield from _METADATA.findall(metadata)
-    plain = name.removeprefix("{ForeignNode[").removesuffix("]}").replace("...", " + ")
+    plain = _COPY.sub("", name).removeprefix(_REGION).removesuffix("]}").replace("...", " + ")
     for part in _FUSED.split(re.sub(r"PWN\(|\)", " ", plain)):
         yield _SPLIT.sub("", part.strip())
 

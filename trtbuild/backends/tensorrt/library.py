@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,11 @@ def load() -> Any:
             hint="pip install 'trtbuild[tensorrt]'; libraries from a tar file must be on LD_LIBRARY_PATH",
         ) from error
     return trt
+
+
+def quick_plugins() -> Any:
+    """The module `tensorrt.plugin`, where quickly deployable plugins are registered (10.9 and later embed kernels)."""
+    return importlib.import_module("tensorrt.plugin")
 
 
 def need_gpu() -> gpu.Device:

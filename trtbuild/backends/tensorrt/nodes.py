@@ -24,6 +24,8 @@ class Nodes(Result):
     """Gathers of a quantized constant table."""
     attention: dict[str, tuple[str, str]] = {}
     """For each softmax between two products of computed tensors, those products."""
+    order: list[str] = []
+    """Every node with a module path, in graph order: a fused region is told by its first and last."""
 
 
 def nodes_of(graph: ir.Graph) -> Nodes:
@@ -42,7 +44,8 @@ def nodes_of(graph: ir.Graph) -> Nodes:
             context = next(_products(node, _after), None)
             if scores and context:
                 attention[name] = (scores, context)
-    return Nodes(weights=weights, tables=tables, attention=attention)
+    order = [node.name for node in graph if node.name and "/" in node.name]
+    return Nodes(weights=weights, tables=tables, attention=attention, order=order)
 
 
 def _has_weight(node: ir.Node) -> bool:

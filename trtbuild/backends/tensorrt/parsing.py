@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
@@ -13,6 +13,9 @@ from trtbuild.backends.tensorrt.library import Messages, member
 from trtbuild.core.dialects import Dialect
 from trtbuild.core.errors import ModelError
 from trtbuild.graph.naming import module_of
+
+if TYPE_CHECKING:
+    import tensorrt
 
 _MOST_NAMED = 5
 """Problems to spell out; the others are counted."""
@@ -22,11 +25,11 @@ _MOST_NAMED = 5
 class Network:
     """A network, and the parser that owns its weights: it must live until the build is over."""
 
-    network: Any
-    parser: Any
+    network: tensorrt.INetworkDefinition
+    parser: tensorrt.OnnxParser
 
 
-def create_network(trt: Any, builder: Any, dialect: Dialect) -> Any:
+def create_network(trt: Any, builder: tensorrt.Builder, dialect: Dialect) -> tensorrt.INetworkDefinition:
     """An empty network of the dialect's kind."""
     flags = 0
     for name in dialect.network_flags:
@@ -36,14 +39,14 @@ def create_network(trt: Any, builder: Any, dialect: Dialect) -> Any:
 
 
 def parse(
-    trt: Any, builder: Any, dialect: Dialect, file: Path, graph: ir.Model, logger: Any, messages: Messages
+    trt: Any, builder: tensorrt.Builder, dialect: Dialect, file: Path, graph: ir.Model, logger: Any, messages: Messages
 ) -> Network:
     """Read an ONNX file, with its external data, into a network. `graph` is the same file's.
 
     Raises ModelError that names each node which the parser cannot take.
     """
     network = create_network(trt, builder, dialect)
-    parser = trt.OnnxParser(network, logger)
+    parser: tensorrt.OnnxParser = trt.OnnxParser(network, logger)
     if parser.parse_from_file(str(file)):
         return Network(network, parser)
     problems = [parser.get_error(index) for index in range(parser.num_errors)]
@@ -78,7 +81,7 @@ def described(name: str, operator: str, reason: str) -> str:
     return f"{module or 'the graph'}: node {name!r}, operator {operator}: {' '.join(reason.split())}"
 
 
-def content(trt: Any, network: Any) -> frozenset[str]:
+def content(trt: Any, network: tensorrt.INetworkDefinition) -> frozenset[str]:
     """What a network holds that decides builder flags: `fp16` tensors, `quantize` layers."""
     found = set()
     half, quantizes = trt.DataType.HALF, trt.LayerType.QUANTIZE
@@ -96,12 +99,12 @@ def content(trt: Any, network: Any) -> frozenset[str]:
     return frozenset(found)
 
 
-def _layers(network: Any) -> Iterator[Any]:
+def _layers(network: tensorrt.INetworkDefinition) -> Iterator[tensorrt.ILayer]:
     for index in range(network.num_layers):
         yield network.get_layer(index)
 
 
-def _told(problem: Any, nodes: list[ir.Node]) -> str:
+def _told(problem: tensorrt.ParserError, nodes: list[ir.Node]) -> str:
     """A parser's error in words. 8.6 gives the node's place in the graph only, later versions its name too."""
     name, operator, place = "", "", problem.node()
     if hasattr(problem, "node_name"):

@@ -16,6 +16,8 @@ from pydantic import ValidationError
 from trtbuild.core.artifacts import Engine
 from trtbuild.core.errors import ModelError
 from trtbuild.core.gpu import Device
+from trtbuild.core.interface import ProfileRange
+from trtbuild.core.target import gpu_misfit, version_misfit
 from trtbuild.core.values import Result
 
 PLAN_FILE = "engine.plan"
@@ -28,13 +30,6 @@ MAGIC = 0x74727466
 """The first word of every plan, little endian: the bytes `ftrt`. [TensorRT samples/common/sampleEngines.cpp]"""
 _HEADER = struct.Struct("<II16xBBBB")
 """Magic, serialization version, 16 bytes that nobody documents, then TensorRT's major, minor, patch and build."""
-
-
-class ProfileRange(Result):
-    """What one optimization profile takes: the least, usual and greatest shape of each input."""
-
-    name: str
-    ranges: dict[str, tuple[list[int], list[int], list[int]]]
 
 
 class Manifest(Result):
@@ -99,21 +94,23 @@ def digest(content: bytes | memoryview) -> str:
 
 
 def read_manifest(engine: Engine) -> Manifest:
-    """The manifest of an engine. Raises ModelError where it is missing, damaged or another backend's."""
+    """The manifest of an engine; in a bundle, with its plugins where the bundle has them.
+
+    Raises ModelError where it is missing, damaged or another backend's.
+    """
     try:
-        return Manifest.model_validate_json(engine.main.read_bytes())
+        manifest = Manifest.model_validate_json(engine.main.read_bytes())
+        return manifest.model_copy(update={"plugins": [_plugin(engine, name) for name in manifest.plugins]})
     except (OSError, ValidationError) as error:
         reason = "another backend built it" if _is_foreign(engine.main) else str(error).splitlines()[0]
         raise ModelError(f"{engine.path}: not a TensorRT engine of trtbuild: {reason}", hint="build it here") from error
 
 
 def misfit(manifest: Manifest, version: str, device: Device) -> str | None:
-    """Why an engine does not run with this TensorRT on this GPU, and what would fit, in words; None where it runs.
-
-    [NVIDIA, engine compatibility: the same version unless version compatible, then the same or later; the same GPU
-    model unless hardware compatible, then Ampere and later, or the same compute capability.]
-    """
-    return _version_misfit(manifest, version) or _gpu_misfit(manifest, device)
+    """Why an engine does not run with this TensorRT on this GPU, and what would fit, in words; None where it runs."""
+    return version_misfit("TensorRT", manifest.tensorrt, version, forward=manifest.version_compatible) or gpu_misfit(
+        manifest.sm, manifest.gpu, manifest.hardware_compatibility, device
+    )
 
 
 def verified(engine: Engine, manifest: Manifest, version: str, device: Device) -> bytes:
@@ -141,26 +138,10 @@ def verified(engine: Engine, manifest: Manifest, version: str, device: Device) -
     return content
 
 
-def _version_misfit(manifest: Manifest, version: str) -> str | None:
-    built, here = _numbers(manifest.tensorrt), _numbers(version)
-    if here == built or (manifest.version_compatible and here > built):
-        return None
-    return f"it needs TensorRT {manifest.tensorrt}{' or later' * manifest.version_compatible}, and this is {version}"
-
-
-def _gpu_misfit(manifest: Manifest, device: Device) -> str | None:
-    (major, minor), own = manifest.sm, f"SM {device.sm[0]}.{device.sm[1]}"
-    if manifest.hardware_compatibility == "ampere_plus":
-        return None if device.sm >= (8, 0) else f"it needs a GPU of SM 8.0 or later, and this is {device.name}, {own}"
-    if device.sm != manifest.sm:
-        return f"it needs a GPU of SM {major}.{minor} ({manifest.gpu}), and this is {device.name}, {own}"
-    if manifest.hardware_compatibility == "none" and device.name != manifest.gpu:
-        return f"it was built for {manifest.gpu}, and this is {device.name}"
-    return None
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())
+def _plugin(engine: Engine, recorded: str) -> str:
+    """A plugin of a bundle, `plugins/<digest>/<name>` beside `engines/<name>`; elsewhere what was recorded."""
+    found = sorted((engine.path.parent.parent / "plugins").glob(f"*/{Path(recorded).name}"))
+    return str(found[0]) if found else recorded
 
 
 def _is_foreign(file: Path) -> bool:

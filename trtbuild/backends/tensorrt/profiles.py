@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from trtbuild.core.errors import ModelError, RecipeError
 from trtbuild.core.tensors import AxisRange, Shapes
+
+if TYPE_CHECKING:
+    import tensorrt
 
 Shape = tuple[int, ...]
 Range = tuple[Shape, Shape, Shape]
@@ -59,7 +62,12 @@ def profiles_of(shapes: Shapes, further: Mapping[str, Mapping[str, AxisRange]]) 
     ]
 
 
-def add_profiles(builder: Any, network: Any, config: Any, profiles: Sequence[Profile]) -> None:
+def add_profiles(
+    builder: tensorrt.Builder,
+    network: tensorrt.INetworkDefinition,
+    config: tensorrt.IBuilderConfig,
+    profiles: Sequence[Profile],
+) -> None:
     """Give the builder's configuration these profiles.
 
     Raises ModelError where the network takes other inputs than they have, or an input whose values decide shapes.

@@ -5,7 +5,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import tensorrt
 
 
 class Progress:
@@ -45,7 +48,7 @@ class Progress:
                 self._say(f"{phase}: done in {self._clock() - began:.1f} s")
 
 
-def watch(trt: Any, config: Any) -> Any | None:
+def watch(trt: Any, config: tensorrt.IBuilderConfig) -> Any | None:
     """Print the progress of a build with this configuration, where this version tells it (not 8.6).
 
     The monitor returned must live until the build is over.

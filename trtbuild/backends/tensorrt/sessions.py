@@ -123,7 +123,8 @@ class TensorRTSession(Session):
         driver().make_current()
         if self._graph is not None:
             self._graph.close()
-        self._graph = self._context = self._profiler = None
+        self._graph = self._profiler = None
+        vars(self).pop("_context", None)
         for buffer in (*self._buffers.values(), *self._allocator.buffers.values()):
             buffer.free()
         self._stream.close()

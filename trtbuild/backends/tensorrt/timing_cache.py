@@ -12,12 +12,15 @@ import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from trtbuild.core.errors import ModelError
 from trtbuild.core.gpu import Device
+
+if TYPE_CHECKING:
+    import tensorrt
 
 _PATIENCE_S = 60.0
 
@@ -46,13 +49,13 @@ def _folder(environment: dict[str, str]) -> Path:
 class Attached:
     """The timing cache of one build."""
 
-    cache: Any
+    cache: tensorrt.ITimingCache
     """TensorRT's own object; it must outlive the build."""
     sha256: str
     """Of the bytes that the build began with; empty where it began with none."""
 
 
-def attach(config: Any, file: Path | None, locked: bool) -> Attached | None:
+def attach(config: tensorrt.IBuilderConfig, file: Path | None, locked: bool) -> Attached | None:
     """Give the configuration the cache of a file, or an empty one; None where there is no file to keep one in.
 
     A file that TensorRT refuses (another GPU, damaged) is left out, and replaced after the build. Raises ModelError
@@ -85,7 +88,7 @@ def attach(config: Any, file: Path | None, locked: bool) -> Attached | None:
     return None
 
 
-def keep(config: Any, file: Path) -> None:
+def keep(config: tensorrt.IBuilderConfig, file: Path) -> None:
     """Merge what the build measured with what others wrote meanwhile, and replace the file. Never fails a build."""
     measured = config.get_timing_cache()
     if measured is None:
@@ -117,7 +120,7 @@ def replace(file: Path, content: bytes) -> None:
         raise
 
 
-def _created(config: Any, content: bytes) -> Any | None:
+def _created(config: tensorrt.IBuilderConfig, content: bytes) -> tensorrt.ITimingCache | None:
     try:
         return config.create_timing_cache(content)
     except (RuntimeError, TypeError, ValueError):  # pybind11's, where TensorRT returns no object

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,11 +12,14 @@ import pytest
 import trtbuild.backends.tensorrt
 import trtbuild.stages.tensorrt_options as options_module
 from tests import tensorrt_api
-from tests.tensorrt_api import records, stub_libraries
+from tests.tensorrt_api import records
+from tests.tensorrt_api.real_bindings import REAL, run
 from tests.tensorrt_api.usage import Use, uses
 from trtbuild.backends.tensorrt import configuration
 from trtbuild.backends.tensorrt.element_types import _NUMPY
 from trtbuild.core.dialects import dialect_of
+from trtbuild.core.formats import Format
+from trtbuild.core.legality import Legal, legality, target
 from trtbuild.stages.tensorrt_options import TensorRTOptions
 
 PACKAGE = Path(trtbuild.backends.tensorrt.__file__).parent
@@ -142,30 +141,12 @@ def test_every_option_is_read_by_the_backend() -> None:
     assert set(TensorRTOptions.model_fields) <= read
 
 
-REAL = importlib.util.find_spec("tensorrt_bindings")
-
-
 @pytest.mark.skipif(REAL is None, reason="needs the real bindings: pip install tensorrt-cu13-bindings==11.4.*")
 class TestRealBindings:
     """The bindings that are installed here, imported over empty libraries."""
 
-    @staticmethod
-    def run(tmp_path: Path, *arguments: str) -> str:
-        assert REAL is not None
-        assert REAL.origin is not None
-        version = re.search(r'^__version__ = "(\d+)', Path(REAL.origin).read_text(), re.MULTILINE)
-        assert version
-        stub_libraries.write(tmp_path, version[1])
-        root = Path(__file__).parents[4]
-        environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "PYTHONPATH": str(root)}
-        answer = subprocess.run(
-            [sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False
-        )
-        assert answer.returncode == 0, answer.stderr
-        return answer.stdout
-
     def test_the_record_is_theirs(self, tmp_path: Path) -> None:
-        record = json.loads(self.run(tmp_path, str(tensorrt_api.HERE / "record.py")))
+        record = json.loads(run(tmp_path, str(tensorrt_api.HERE / "record.py")))
         assert record == RECORDS[record["version"]]
 
     def test_our_classes_of_theirs_can_be_made(self, tmp_path: Path) -> None:
@@ -190,4 +171,16 @@ times = {}
 layer_profiler(trt, times).report_layer_time("a", 2.0)
 assert times == {"a": [2.0]}
 """
-        assert "Building: 2 steps" in self.run(tmp_path, "-c", code)
+        assert "Building: 2 steps" in run(tmp_path, "-c", code)
+
+
+@pytest.mark.parametrize("version", RECORDS)
+@pytest.mark.parametrize(("form", "number", "scale"), [("nvfp4", "FP4", "FP8"), ("mxfp8", "FP8", "E8M0")])
+def test_formats_in_blocks_are_legal_where_the_types_of_their_layer_exist(
+    version: str, form: Format, number: str, scale: str
+) -> None:
+    record = RECORDS[version]
+    types = record["enumerations"]["DataType"]
+    has_layer = "add_dynamic_quantize" in record["classes"]["INetworkDefinition"]
+    legal = isinstance(legality(form, "linear", target("tensorrt", version, (10, 0))), Legal)
+    assert legal == (has_layer and {number, scale} <= set(types))

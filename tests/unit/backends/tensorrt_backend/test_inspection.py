@@ -10,7 +10,7 @@ import json
 
 import pytest
 
-from trtbuild.backends.tensorrt.inspection import UNTOLD, layers_of, precisions
+from trtbuild.backends.tensorrt.inspection import UNTOLD, layers_of, modules_of, precisions
 from trtbuild.backends.tensorrt.nodes import Nodes
 from trtbuild.core.errors import ModelError
 
@@ -169,3 +169,39 @@ def test_what_is_no_answer_of_the_inspector_is_an_error(text: str) -> None:
 def test_where_dynamic_shapes_hide_the_types_the_kernel_tells_them(weights: str, kernel: str, wanted: str) -> None:
     layer = {**conv("a/Conv", "N/A due to dynamic shapes", weights), "TacticName": kernel}
     assert ran([layer], Nodes(weights=["a/Conv"])).layers == {"a/Conv": wanted}
+
+
+ORDER = [
+    *("stem/Conv", "stem/Relu", "layer.0.query/QuantizeLinear", "layer.0.query/MatMul", "layer.0.fc/MatMul"),
+    *("layer.0/Add", "layer.1.query/MatMul", "layer.1/Add", "last/Cast"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "metadata", "modules"),
+    [
+        ("stem.weight_to_quantize + stem/QuantizeLinear_weight + stem/Conv + stem/Relu", "", ["stem"]),
+        ("layer.0.fc/MatMul + layer.0/Add", "", ["layer.0.fc", "layer.0"]),
+        (
+            "__myl_Fc_7",
+            "[ONNX Layer: layer.0.query/MatMul]\x1e[ONNX Layer: layer.0.fc/MatMul]",
+            ["layer.0.query", "layer.0.fc"],
+        ),
+        ("Reformatting CopyNode for Input Tensor 0 to stem/Conv + stem/Relu", "", ["stem"]),
+        (
+            "{ForeignNode[layer.0.query/QuantizeLinear...layer.1.query/MatMul]}",
+            "",
+            ["layer.0.query", "layer.0.fc", "layer.0", "layer.1.query"],
+        ),
+        (
+            "{ForeignNode[layer.0.query.weight + (Unnamed Layer* 1) [Shuffle]...Identity]}",
+            "",
+            ["stem", "layer.0.query", "layer.0.fc", "layer.0", "layer.1.query", "layer.1", "last"],
+        ),
+        ("(Unnamed Layer* 3) [Shuffle]", "", []),
+    ],
+)
+def test_a_layer_is_told_by_the_modules_of_its_nodes(name: str, metadata: str, modules: list[str]) -> None:
+    """Names as TensorRT 8.6.0 gave them on an H200; ends of a region that no node has count as the graph's."""
+    (layer,) = layers_of(json.dumps({"Layers": [{"Name": name, "LayerType": "Reformat", "Metadata": metadata}]}))
+    assert modules_of(layer, ORDER) == modules

@@ -135,3 +135,15 @@ H100 = Device("NVIDIA H100", (9, 0), 132, 80_000_000_000, "580.95.05", "13.0")
 def test_what_fits_where(changes: dict, version: str, device: Device, said: str | None) -> None:
     reason = plan.misfit(manifest(**changes), version, device)
     assert (reason is None) if said is None else (said in reason)
+
+
+def test_in_a_bundle_plugins_are_the_bundles_own(tmp_path) -> None:
+    elsewhere = "/nowhere/libmine.so"
+    bundled = tmp_path / "plugins/0123/libmine.so"
+    folder = tmp_path / "engines/fp16"
+    folder.mkdir(parents=True)
+    made = engine(folder, plugins=[elsewhere])
+    assert plan.read_manifest(made).plugins == [elsewhere]
+    bundled.parent.mkdir(parents=True)
+    bundled.touch()
+    assert plan.read_manifest(made).plugins == [str(bundled)]
