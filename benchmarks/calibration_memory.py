@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -78,13 +77,13 @@ def child(name: str) -> None:
         tiny.path.mkdir()
         real.path.mkdir()
         ModelOpt().calibrate(_model(256, 1), options, _samples(256), tiny)
-        baseline = _resident_bytes()
+        baseline = _resident_bytes("VmRSS")
         module = _model(WIDTH, LAYERS)
         assert sum(parameter.nbytes for parameter in module.parameters()) == model_bytes()
         began = time.perf_counter()
         ModelOpt().calibrate(module, options, _samples(WIDTH), real)
         elapsed_s = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - baseline
+    peak = _resident_bytes("VmHWM") - baseline
     print(json.dumps({"peak_over_model": round(peak / model_bytes(), 2), "elapsed_s": round(elapsed_s, 1)}))
 
 
@@ -127,8 +126,10 @@ def _samples(width: int) -> list[dict[str, Any]]:
     return [{"x": random.standard_normal((ROWS, TOKENS, width)).astype(np.float32)} for _ in range(BATCHES)]
 
 
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def _resident_bytes(which: str) -> int:
+    """Of this process: `VmRSS` now, `VmHWM` at the most so far."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(which))
 
 
 if __name__ == "__main__":

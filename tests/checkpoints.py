@@ -1,4 +1,4 @@
-"""Weights quantized and packed by the published layouts of other projects, number by number, without their libraries."""
+"""Weights quantized and packed by the published layouts of other projects, number by number and without their code."""
 
 from __future__ import annotations
 

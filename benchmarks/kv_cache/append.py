@@ -9,8 +9,9 @@ import torch
 from ceilings import Ceilings
 from driver import Module
 from timing import graph_us
-from trtbuild.plugins.kernels import choose
 from workload import Cache, quantize
+
+from trtbuild.plugins.kernels import choose
 
 OPERATORS = {
     "int8": ("KVCacheAppendInt8PerToken", "int8"),
@@ -63,12 +64,23 @@ def _measured(kind: str, rows: int, tokens: int, ceilings: Ceilings, total_ms: f
     k, v = (torch.randn(copies, rows, HEADS, tokens, DIM, generator=random, device="cuda").half() for _ in range(2))
     lengths = torch.randint(0, SLOTS - tokens + 1, (rows,), generator=random, device="cuda")
     exact = quantize(k[0], v[0], kind)
-    empty = quantize(torch.zeros(rows, HEADS, SLOTS, DIM, device="cuda"), torch.zeros(rows, HEADS, SLOTS, DIM, device="cuda"), kind)
-    cache = empty if empty.k_scale is None or empty.k_scale.dim() > 1 else Cache(empty.k, empty.v, exact.k_scale, exact.v_scale)
+    empty = quantize(
+        torch.zeros(rows, HEADS, SLOTS, DIM, device="cuda"), torch.zeros(rows, HEADS, SLOTS, DIM, device="cuda"), kind
+    )
+    cache = (
+        empty
+        if empty.k_scale is None or empty.k_scale.dim() > 1
+        else Cache(empty.k, empty.v, exact.k_scale, exact.v_scale)
+    )
     node.launch(cache, k[0], v[0], lengths)
     at = lengths[:, None] + torch.arange(tokens, device="cuda")
     row = torch.arange(rows, device="cuda")[:, None]
-    for stored, right in ((cache.k, exact.k), (cache.v, exact.v), (cache.k_scale, exact.k_scale), (cache.v_scale, exact.v_scale)):
+    for stored, right in (
+        (cache.k, exact.k),
+        (cache.v, exact.v),
+        (cache.k_scale, exact.k_scale),
+        (cache.v_scale, exact.v_scale),
+    ):
         if stored is not None and right is not None and right.dim() > 1:
             bits = torch.int8 if right.element_size() == 1 else torch.int16
             if not torch.equal(stored.view(bits)[row, :, at], right.view(bits).transpose(1, 2)):
@@ -77,7 +89,9 @@ def _measured(kind: str, rows: int, tokens: int, ceilings: Ceilings, total_ms: f
         raise AssertionError(f"append {kind} {rows}x{tokens}: counters are not zero")
     us = graph_us([lambda i=i: node.launch(cache, k[i], v[i], lengths) for i in range(copies)], total_ms)
     percent = 100 * ceilings.us(max(size // 16 * 16, 1 << 16)) / us
-    print(f"append {kind:12} {rows:3}x{tokens:<5} {us:8.2f} us {size / us / 1e6:6.3f} TB/s {percent:5.1f} %", flush=True)
+    print(
+        f"append {kind:12} {rows:3}x{tokens:<5} {us:8.2f} us {size / us / 1e6:6.3f} TB/s {percent:5.1f} %", flush=True
+    )
     return {
         **{"kernel": f"trtbuild {node.variant.name}", "cache": kind, "q_heads": 0, "kv_heads": HEADS, "head_dim": DIM},
         **{"batch": rows, "context": tokens, "us": round(us, 2), "tb_per_s": round(size / us / 1e6, 3)},

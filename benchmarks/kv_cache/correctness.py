@@ -1,13 +1,17 @@
-"""Every case in which decode attention could be wrong, on the shipped kernels: `python correctness.py`, exit status 1 if
-one is. `--few` is a choice for tools that make a program slow:
-`compute-sanitizer --tool racecheck --kernel-regex kns=cached_attention python correctness.py --few`.
+"""Every case in which decode attention could be wrong, on the shipped kernels: exit status 1 if one is.
 
-Errors are ||out - oracle|| / ||oracle|| of the worst (sequence, head, token); the oracle is FP64 over what the codes stand
-for. Slots that nobody sees hold NaN, in the codes or their scales; outputs and partial results hold NaN before each run.
+    PYTHONPATH=../.. python correctness.py
+    compute-sanitizer --tool racecheck --report-api-errors no --kernel-name kns=cached_attention \\
+        python correctness.py --few
+
+Errors are ||out - oracle|| / ||oracle|| of the worst (sequence, head, token); the oracle is FP64 over what the codes
+stand for. Slots that nobody sees hold NaN, in the codes or their scales; outputs and partial results hold NaN before
+each run. `--few` is a choice for tools that make a program slow.
 """
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 
@@ -19,12 +23,15 @@ BOUNDS = {torch.float16: 1e-3, torch.bfloat16: 4e-3}
 EDGES = [-1, 0, 1, 14, 15, 16, 30, 31, 32, 62, 63, 64, 94, 95, 96, 300, -40, 10**9]
 GROUPS = [(g, 1) for g in (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 32, 64)] + [(2, 3), (1, 7), (3, 5), (4, 16)]
 """Query heads of a key head, and new tokens."""
+WINDOWS_AND_SPLITS = [(UNLIMITED, None), (UNLIMITED, 1), (UNLIMITED, 7), (1, 2), (33, None), (700, 64)]
+"""Splits are blocks that share a head; None leaves them to plugin.yaml."""
 
 Finding = tuple[str, float, float]
 """What was checked, its error and the bound."""
 
 
 def normal(*size: int, seed: int = 0) -> torch.Tensor:
+    """Unit-normal numbers, the same for a seed."""
     return torch.randn(*size, generator=torch.Generator("cuda").manual_seed(seed), device="cuda")
 
 
@@ -68,7 +75,11 @@ def check(name: str, kind: str, q: torch.Tensor, cache: Cache, lengths: torch.Te
         yield f"{name}: zeros where nothing is seen", float(runs[0][nothing].abs().max().nan_to_num(nan=9.0)), 0.0
     if not nothing.all():
         yield name, relative_error(runs[0][~nothing], oracle[~nothing]), BOUNDS[q.dtype]
-    yield f"{name}: bits that differ in a second run", float((runs[0].view(torch.int16) != runs[1].view(torch.int16)).sum()), 0.0
+    yield (
+        f"{name}: bits that differ in a second run",
+        float((runs[0].view(torch.int16) != runs[1].view(torch.int16)).sum()),
+        0.0,
+    )
     yield f"{name}: counters left", float(node.counters.abs().max()), 0.0
 
 
@@ -81,9 +92,9 @@ def shapes(kind: str, groups: list[tuple[int, int]] = GROUPS) -> Iterator[Findin
                     lengths = torch.tensor(some, dtype=torch.int64, device="cuda")
                     cache = quantize(normal(len(some), 2, slots, dim), normal(len(some), 2, slots, dim, seed=1), kind)
                     q = normal(len(some), 2 * group, tokens, dim, seed=2).to(dtype)
-                    for window, splits in ((UNLIMITED, None), (UNLIMITED, 1), (UNLIMITED, 7), (1, 2), (33, None), (700, 64)):
-                        yield from check(f"{kind} d{dim} {group} heads {tokens} tokens {dtype} {slots} slots window {window} splits {splits}",
-                                         kind, q, cache, lengths, window, splits)  # fmt: skip
+                    for window, splits in WINDOWS_AND_SPLITS:
+                        name = f"{kind} d{dim} {group}x{tokens} {dtype} {slots} slots, window {window}, splits {splits}"
+                        yield from check(name, kind, q, cache, lengths, window, splits)
 
 
 def numbers(kind: str) -> Iterator[Finding]:
@@ -94,7 +105,9 @@ def numbers(kind: str) -> Iterator[Finding]:
     ones = torch.ones_like(k)
     outlier_token, outlier_channel, zeros = ones.clone(), ones.clone(), ones.clone()
     outlier_token[:, :, 77], outlier_channel[..., 5], zeros[:, :, ::3] = 1000, 1000, 0
-    positive = v.abs()  # where one number decides the error, or float16 its rounding, it must not be near zero by chance
+    positive = (
+        v.abs()
+    )  # where one number decides the error, or float16 its rounding, it must not be near zero by chance
     cases = {
         "an outlier token": (k, v * outlier_token, q),
         "an outlier channel": (k, positive * outlier_channel, q),
@@ -107,7 +120,11 @@ def numbers(kind: str) -> Iterator[Finding]:
         "logits near 10000": (k * 300, v, q * 3),
     }
     for name, (keys, values, queries) in cases.items():
-        if kind in ("int8_static", "fp8") and name in ("tiny values", "values of 30000", "values over 12 powers of ten"):
+        if kind in ("int8_static", "fp8") and name in (
+            "tiny values",
+            "values of 30000",
+            "values over 12 powers of ten",
+        ):
             continue  # a scale of a head cannot say them: nothing of a kernel would be tested
         cache = quantize(keys, values, kind)
         yield from check(f"{kind} {name}", kind, queries, cache, lengths)
@@ -158,11 +175,14 @@ def main() -> None:
             for name, error, bound in part(kind):
                 count += 1
                 if bound:
-                    worst[bound] = max(worst[bound], error if error == error else 9.0)
+                    worst[bound] = max(worst[bound], 9.0 if math.isnan(error) else error)
                 if not error <= bound:
                     failed += 1
                     print(f"WRONG {name}: {error:.3g}, at most {bound:g}", flush=True)
-        print(f"{kind:12} {count} checks; worst error " + ", ".join(f"{e:.1e} of {b:g}" for b, e in worst.items()), flush=True)
+        print(
+            f"{kind:12} {count} checks; worst error " + ", ".join(f"{e:.1e} of {b:g}" for b, e in worst.items()),
+            flush=True,
+        )
     sys.exit(1 if failed else 0)
 
 

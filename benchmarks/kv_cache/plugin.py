@@ -7,10 +7,11 @@ from pathlib import Path
 
 import torch
 from driver import Kernel, Module
+from workload import Cache
+
 from trtbuild.plugins.declaration import shipped
 from trtbuild.plugins.expressions import evaluate
 from trtbuild.plugins.kernels import Variant, choose
-from workload import Cache
 
 UNLIMITED = 2**31 - 1
 OPERATORS = {
@@ -57,13 +58,21 @@ class Attention:
         self.partials = torch.full(floats, float("nan"), device="cuda")
 
     def launch(
-        self, q: torch.Tensor, cache: Cache, lengths: torch.Tensor, out: torch.Tensor, scale: float, window: int = UNLIMITED
+        self,
+        q: torch.Tensor,
+        cache: Cache,
+        lengths: torch.Tensor,
+        out: torch.Tensor,
+        scale: float,
+        window: int = UNLIMITED,
     ) -> None:
         """Queues one launch: q and out [B, HQ, N, D], lengths int64 [B] without the new tokens."""
         launch = self.variant.launch(self._sizes, {"scale": scale, "window": window}, self.multiprocessors)
         grid = list(launch.grid)
         if self.splits is not None:
-            one = self.variant.launch({**self._sizes, "B": 1 << 20}, {"scale": scale, "window": window}, self.multiprocessors)
+            one = self.variant.launch(
+                {**self._sizes, "B": 1 << 20}, {"scale": scale, "window": window}, self.multiprocessors
+            )
             grid[0] = one.grid[0] * self.splits  # so many heads are not split: the tiles of rows remain
         scales = [] if cache.k_scale is None else [cache.k_scale, cache.v_scale]
         inputs = [q, cache.k, cache.v, *scales, lengths, self.counters]

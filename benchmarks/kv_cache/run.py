@@ -2,8 +2,8 @@
 
     PYTHONPATH=../.. python run.py [--out FOLDER] [--formats int8,fp8] [--shapes "32/8/128"]
 
-Needs PyTorch with CUDA, cuda-bindings, nvcc, PyYAML and pydantic. Each shape is checked against FP64 before it is timed,
-and its percentages are of what the same machine's memory gave in the same run.
+Needs PyTorch with CUDA, cuda-bindings, nvcc, PyYAML and pydantic. Each shape is checked against FP64, and its
+percentages are of what the same machine's memory gave in the same run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ from timing import graph_us
 from workload import FORMATS, SHAPES, Shape, Workload, relative_error
 
 
-def attention_rows(shapes: list[Shape], formats: list[str], ceilings: Ceilings, total_ms: float) -> list[dict[str, Any]]:
+def attention_rows(
+    shapes: list[Shape], formats: list[str], ceilings: Ceilings, total_ms: float
+) -> list[dict[str, Any]]:
     """One row for each shape and format: time, bandwidth, share of the ceiling, error."""
     rows = []
     caches: dict[tuple[int, int, int, int], list[Shape]] = {}
@@ -46,7 +48,8 @@ def _measured(
 ) -> dict[str, Any]:
     cache, out = workload.cache(kind), torch.full_like(q, float("nan"))
     node = Attention(kind, q.shape[1:], cache.k.shape[1:], q.dtype)
-    launches = [lambda i=i, c=cache.of(i): node.launch(q[i], c, lengths, out[i], s.D**-0.5) for i in range(workload.copies)]
+    copies = [cache.of(i) for i in range(workload.copies)]
+    launches = [lambda i=i: node.launch(q[i], copies[i], lengths, out[i], s.D**-0.5) for i in range(workload.copies)]
     us = graph_us(launches, total_ms)
     checked = min(s.B, 4)  # of the last copy, which the last replay wrote
     error = relative_error(out[-1, :checked], workload.oracle(q, kind, workload.copies - 1, checked))
@@ -54,11 +57,18 @@ def _measured(
         raise AssertionError(f"{kind} {s.name}: error {error:.3g}")
     size = s.read_bytes(kind)
     row = {
-        **{"kernel": f"trtbuild {node.variant.name}", "cache": kind, "q_heads": s.HQ, "kv_heads": s.HKV, "head_dim": s.D},
+        **{
+            "kernel": f"trtbuild {node.variant.name}",
+            "cache": kind,
+            "q_heads": s.HQ,
+            "kv_heads": s.HKV,
+            "head_dim": s.D,
+        },
         **{"batch": s.B, "context": s.S, "us": round(us, 2), "tb_per_s": round(size / us / 1e6, 3)},
         **{"percent_of_ceiling": round(100 * ceilings.us(size) / us, 1), "rel_l2": float(f"{error:.2g}")},
     }
-    print(f"{kind:12} {s.name:18} {us:8.2f} us {row['tb_per_s']:6.3f} TB/s {row['percent_of_ceiling']:5.1f} %  {error:.1e}", flush=True)
+    rates = f"{row['tb_per_s']:6.3f} TB/s {row['percent_of_ceiling']:5.1f} %"
+    print(f"{kind:12} {s.name:18} {us:8.2f} us {rates}  {error:.1e}", flush=True)
     return row
 
 
@@ -78,7 +88,12 @@ def main() -> None:
     rows = attention_rows(shapes, options.formats.split(","), ceilings, options.total_ms)
     rows += append_rows(ceilings, options.total_ms)
     sizes = sorted({1 << p for p in range(20, 31)} | {s.read_bytes(kind) for s in shapes for kind in FORMATS})
-    results = {"gpu": name, "driver": driver, "ceiling_us": {str(n): round(ceilings.us(n), 2) for n in sizes}, "rows": rows}
+    results = {
+        "gpu": name,
+        "driver": driver,
+        "ceiling_us": {str(n): round(ceilings.us(n), 2) for n in sizes},
+        "rows": rows,
+    }
     file = options.out / f"results-{name}.json"
     lines = ",\n".join("  " + json.dumps(row) for row in rows)
     head = json.dumps({key: value for key, value in results.items() if key != "rows"}, indent=1)

@@ -27,12 +27,20 @@ def attention(results: dict[str, Any], heads: tuple[int, int, int], peers: list[
             if row["cache"] == kind and (row["q_heads"], row["kv_heads"], row["head_dim"]) == heads
         }
         if mine:
-            cells = [f"**{r['us']:.1f}** / {r['percent_of_ceiling']:.0f} %" if (r := mine.get(c)) else "-" for c in CONTEXTS]
+            cells = [
+                f"**{r['us']:.1f}** / {r['percent_of_ceiling']:.0f} %" if (r := mine.get(c)) else "-" for c in CONTEXTS
+            ]
             lines.append([f"**trtbuild {kind}**", *cells, f"{max(row['rel_l2'] for row in mine.values()):.1e}"])
     for peer in peers:
         found = [peer["us"].get(f"{name} {b}x{s}") for b, s in CONTEXTS]
         if any(found):
-            lines.append([f"{peer['kernel']} ({peer['cache']})", *(f"{us:.1f}" if us else "-" for us in found), f"{peer['rel_l2']:.1e}"])
+            lines.append(
+                [
+                    f"{peer['kernel']} ({peer['cache']})",
+                    *(f"{us:.1f}" if us else "-" for us in found),
+                    f"{peer['rel_l2']:.1e}",
+                ]
+            )
     return grid([f"{name}: µs / % of ceiling", *(f"{b}x{s}" for b, s in CONTEXTS), "error"], lines)
 
 
@@ -50,13 +58,18 @@ def append(results: dict[str, Any]) -> str:
 def markdown(results: dict[str, Any]) -> str:
     """All of results.md."""
     field = json.loads((Path(__file__).parent / "peers-h200.json").read_text())
-    ceilings = [[f"{int(n) >> 20} MiB", f"{us:.1f}", f"{int(n) / us / 1e6:.2f}"] for n, us in results["ceiling_us"].items() if not int(n) & int(n) - 1]
+    ceilings = [
+        [f"{int(n) >> 20} MiB", f"{us:.1f}", f"{int(n) / us / 1e6:.2f}"]
+        for n, us in results["ceiling_us"].items()
+        if not int(n) & int(n) - 1
+    ]
     parts = [
         "# KV-cache kernels on an NVIDIA " + results["gpu"].upper(),
-        f"Driver {results['driver']}. The shipped PTX, launched as the plugins declare it. Columns are batch x context, one new "
-        "token a sequence. Times are medians of CUDA-graph replays that walk over caches of 0.6 GB or more in all, so that every "
-        "read comes from memory. % is of the fastest read-only stream of as many bytes (keys, values and scales), measured in the "
-        "same run. Errors are of the worst head, against FP64 over the dequantized cache. Made by `run.py`.",
+        f"Driver {results['driver']}. The shipped PTX, launched as the plugins declare it. Columns are batch x "
+        "context, one new token a sequence. Times are medians of CUDA-graph replays that walk over caches of "
+        "0.6 GB or more in all, so that every read comes from memory. % is of the fastest read-only stream of "
+        "as many bytes (keys, values and scales), measured in the same run. Errors are of the worst head, "
+        "against FP64 over the dequantized cache. Made by `run.py`.",
         f"Peers: {field['note']} Two H200s differ by 1 to 2 %.",
         "## Attention",
         *(attention(results, heads, field["peers"]) for heads in HEADS),

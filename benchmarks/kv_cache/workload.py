@@ -1,6 +1,6 @@
 """The decode-attention workload: shapes, random caches in every format, and the FP64 oracle.
 
-Notation: B sequences, HQ query heads, HKV key/value heads, G = HQ / HKV, D head size, S cached tokens. Caches are
+Notation: B sequences, HQ query heads, HKV key/value heads, D head size, S cached tokens. Caches are
 [B, HKV, S, D]. A *copy* is one full K and V cache: a timing walks over several, so that each read comes from memory.
 """
 
@@ -29,11 +29,8 @@ class Shape:
 
     @property
     def name(self) -> str:
+        """As the tables call it."""
         return f"{self.HQ}/{self.HKV}/{self.D} {self.B}x{self.S}"
-
-    @property
-    def G(self) -> int:
-        return self.HQ // self.HKV
 
     @property
     def elements(self) -> int:
@@ -117,10 +114,12 @@ def _per_head(x: torch.Tensor, cache: str) -> tuple[torch.Tensor, torch.Tensor]:
 def attend(q: torch.Tensor, cache: Cache, begin: torch.Tensor, end: torch.Tensor, scale: float) -> torch.Tensor:
     """FP64 softmax(scale q K^T) V, [B, HQ, N, D]: token n of sequence b sees slots begin[b, n] to end[b, n]."""
     k, v = cache.dequantized()
-    rows, heads, tokens, dim = q.shape
+    rows, heads, _, dim = q.shape
     slot = torch.arange(k.shape[2], device=q.device)
     seen = (slot >= begin[..., None]) & (slot < end[..., None])  # [B, N, S]
-    seen = seen[:, None, None].expand(-1, k.shape[1], heads // k.shape[1], -1, -1).reshape(rows, k.shape[1], -1, len(slot))
+    seen = (
+        seen[:, None, None].expand(-1, k.shape[1], heads // k.shape[1], -1, -1).reshape(rows, k.shape[1], -1, len(slot))
+    )
     scores = scale * q.double().view(rows, k.shape[1], -1, dim) @ k.transpose(2, 3)
     weights = torch.softmax(scores.masked_fill(~seen, -math.inf), -1).nan_to_num(nan=0.0)
     return (weights @ v).view(q.shape)

@@ -1,4 +1,4 @@
-"""Stable Diffusion's UNet (Rombach et al. 2022, Podell et al. 2023): diffusers' module, its attention in plain products."""
+"""Stable Diffusion's UNet (Rombach et al. 2022, Podell et al. 2023): diffusers' module with plain attention."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from trtbuild.checkpoints import load_checkpoint, open_checkpoint
 from trtbuild.core.errors import ModelError
 
 SMALL: dict[str, Any] = {
-    "block_out_channels": (32, 64), "layers_per_block": 1, "cross_attention_dim": 32, "attention_head_dim": 2,
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "norm_num_groups": 8,
+    "block_out_channels": (32,), "layers_per_block": 1, "cross_attention_dim": 32, "attention_head_dim": 2,
+    "down_block_types": ("CrossAttnDownBlock2D",), "up_block_types": ("CrossAttnUpBlock2D",), "norm_num_groups": 8,
+    "mid_block_type": None,
 }  # fmt: skip
 """For tests."""
 

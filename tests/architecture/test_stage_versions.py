@@ -17,11 +17,11 @@ from tests.architecture.test_house import PACKAGE, STAGES
 GOLDEN = Path(__file__).with_name("stage_versions.json")
 BEHIND = {
     "sample": ["core/python_entry.py", "datasets/*.py"],
-    "export": ["backends/pytorch.py", "backends/huggingface.py", *(NAMED := ["graph/canonical.py", "graph/naming.py"])],
+    "export": ["backends/pytorch.py", "backends/huggingface*.py", *(NAMED := ["graph/canonical.py", "graph/naming.py"])],
     "adopt": NAMED,
     "make": ["core/python_entry.py"],
     "export_decoder": [
-        *("backends/pytorch.py", "backends/huggingface.py", "backends/decoder/backend.py", "backends/decoder/export.py"),
+        *("backends/pytorch.py", "backends/huggingface*.py", "backends/decoder/backend.py", "backends/decoder/export.py"),
         *NAMED,
         *(CACHED := ["graph/kv_cache/*.py", "core/kv_cache.py"]),
     ],
@@ -38,7 +38,10 @@ BEHIND = {
         "stages/autocast.py",
         *(f"graph/{name}.py" for name in ("non_finite", "keeping", "pinning", "ranges", "float_types")),
     ],
-    "calibrate": (CALIBRATED := ["backends/modelopt/*.py", "core/quantization.py"]),
+    "calibrate": [
+        *(CALIBRATED := ["backends/modelopt/*.py", "core/quantization.py"]),
+        *("backends/checkpoint_codes.py", "checkpoints/quantized/*.py"),
+    ],
     "calibrate_onnx": ["backends/modelopt_onnx/*.py", "graph/reading.py", "core/quantization.py"],
     "sensitivity": ["backends/prober.py", "backends/fake_quantization.py"],
     "search": (

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 from tests import checkpoints as packs
 from tests.pipeline.test_decoder_recipe import SIZES, write_tokenizer
 from trtbuild.core.artifacts import QuantizationPlan
-from trtbuild.core.errors import DataError, ModelError, RecipeError, StepFailed
+from trtbuild.core.errors import DataError, ModelError, RecipeError
 from trtbuild.core.quantization import Plan, values_of
 from trtbuild.core.report import BuildReport
 from trtbuild.core.sources import HuggingFaceSource
@@ -239,40 +239,59 @@ def lightx2v(folder: Path, pack: packs.Pack) -> tuple[dict[str, Any], Path]:
     return codes, folder
 
 
-@pytest.mark.parametrize(
-    ("pack", "form"), [(packs.int8, "int8"), (lambda weight: packs.fp8(weight, channel=True), "fp8_pc_pt")]
-)
-def test_lightx2v_s_converted_weights_through_a_factory(pack: packs.Pack, form: str, tmp_path: Path) -> None:
-    codes, folder = lightx2v(tmp_path, pack)
-    report = built(folder, OF_FACTORY + f"  imported: {{quantize: {{format: {form}, rounding: checkpoint}}}}\n")
+def test_lightx2v_s_converted_weights_through_a_factory(tmp_path: Path) -> None:
+    codes, folder = lightx2v(tmp_path, lambda weight: packs.fp8(weight, channel=True))
+    report = built(folder, OF_FACTORY + "  imported: {quantize: {format: fp8_pc_pt, rounding: checkpoint}}\n")
     found = {variant.name: variant for variant in report.variants}["imported"]
     assert found.verdict == "passed", found.reasons
     assert found.coverage.asked == found.coverage.ran == 4
     check_codes(tmp_path / "store", "imported/insert", codes)
 
 
-@pytest.mark.parametrize(
-    ("quantize", "match"),
-    [
-        ("{format: fp8, rounding: checkpoint}", "int8 with one scale an output channel, which fp8 cannot say"),
-        ("{format: nvfp4, rounding: checkpoint}", "nvfp4 has others"),
-        ("{format: auto, rounding: checkpoint}", "the checkpoint has chosen"),
-        ("{format: w8a16, rounding: checkpoint, qat: {}}", "keeps those of the checkpoint"),
-    ],
-)
-def test_what_the_codes_do_not_fit_is_told(quantize: str, match: str, tmp_path: Path) -> None:
+def calibrated(folder: Path, form: str, rows: int = 8) -> Plan:
+    """The plan of the factory's net."""
+    from trtbuild.backends.checkpoint_codes import CheckpointCodes
+
+    space: dict[str, Any] = {}
+    exec(FACTORY, space)
+    plan, options = QuantizationPlan(path=folder), CalibrateOptions(format=form, rounding="checkpoint")
+    samples = list(space["samples"]("calibration", rows))
+    CheckpointCodes().calibrate(space["make"]([folder / "weights.safetensors"]), options, samples, plan)
+    return Plan.read(plan)
+
+
+def test_a_format_that_cannot_say_the_codes_is_told_which_can(tmp_path: Path) -> None:
     _, folder = lightx2v(tmp_path, packs.int8)
-    with pytest.raises((DataError, RecipeError, StepFailed), match=match):
-        built(folder, OF_FACTORY + f"  imported: {{quantize: {quantize}}}\n")
+    found = calibrated(folder, "fp8")
+    assert not found.modules
+    said = "the checkpoint has int8 with one scale an output channel, which fp8 cannot say: set format to int8 or "
+    assert found.kept_high["blocks.0.up"].startswith(said)
+    assert found.kept_high["head"] == "the checkpoint has it in high precision"
+
+
+def test_blocks_may_be_said_in_smaller_ones_and_in_no_larger(tmp_path: Path) -> None:
+    _, folder = lightx2v(tmp_path, packs.compressed_int4)
+    found = calibrated(folder, "int4")
+    assert found.kept_high["blocks.0.up"].endswith("blocks of 32 inputs: set block_size to a divisor of 32")
+
+
+def test_zero_points_and_activation_order_stay_in_high_precision(tmp_path: Path) -> None:
+    for pack, reason in (
+        (lambda weight: packs.awq(weight, 7), "symmetric (8 alone); rounding it anew costs"),
+        (lambda weight: packs.gptq(weight, order=np.arange(weight.shape[1])[::-1]), "activation order"),
+    ):
+        _, folder = lightx2v(tmp_path, pack)
+        found = calibrated(folder, "int4")
+        assert not found.modules
+        assert reason in found.kept_high["blocks.0.up"]
+        assert "drop `rounding: checkpoint`" in found.kept_high["blocks.0.up"]
 
 
 def test_without_samples_only_weights_come_over(tmp_path: Path) -> None:
     _, folder = lightx2v(tmp_path, packs.int8)
-    variant = "  imported: {quantize: {format: %s, rounding: checkpoint}}\n"
-    with pytest.raises(DataError, match="no static input scale for 4 layers, first blocks.0.up"):
-        built(folder, OF_FACTORY + variant % "int8", "data.calibration=0")
-    report = built(folder, OF_FACTORY + variant % "w8a16", "data.calibration=0")
-    assert all(each.verdict == "passed" for each in report.variants)
+    with pytest.raises(DataError, match=r"no static input scale for 4 layers, first blocks\.0\.up"):
+        calibrated(folder, "int8", rows=0)
+    assert len(calibrated(folder, "w8a16", rows=0).modules) == 4
 
 
 def test_a_plain_checkpoint_has_no_codes_to_take(tmp_path: Path) -> None:
@@ -281,7 +300,21 @@ def test_a_plain_checkpoint_has_no_codes_to_take(tmp_path: Path) -> None:
     exec(FACTORY, space)
     packs.save_file(space["Net"]().state_dict(), folder / "weights.safetensors")
     with pytest.raises(DataError, match="no layer of this one is quantized"):
-        built(folder, OF_FACTORY + "  imported: {quantize: {format: int8, rounding: checkpoint}}\n")
+        calibrated(folder, "int8")
+
+
+@pytest.mark.parametrize(
+    ("quantize", "match"),
+    [
+        ("{format: nvfp4, rounding: checkpoint}", "nvfp4 has others"),
+        ("{format: auto, rounding: checkpoint}", "the checkpoint has chosen"),
+        ("{format: w8a16, rounding: checkpoint, qat: {}}", "keeps those of the checkpoint"),
+    ],
+)
+def test_what_does_not_go_with_codes_is_refused_before_any_work(quantize: str, match: str, tmp_path: Path) -> None:
+    _, folder = lightx2v(tmp_path, packs.int8)
+    with pytest.raises(RecipeError, match=match):
+        built(folder, OF_FACTORY + f"  imported: {{quantize: {quantize}}}\n")
 
 
 def test_unknown_quantizations_of_a_folder_are_refused(tmp_path: Path) -> None:

@@ -135,6 +135,7 @@ def whisper_decoder(folder: Path) -> list[str]:
         "data.arguments={prompt: [1, 5], weights: random, tokens: 4}",
         *(f"shapes.inputs.{name}.dims={each}" for name, each in dims.items()),
         "shapes.axes.tokens={min: 1, opt: 4, max: 8}",
+        "gates.accuracy.next_token_agreement={min: 0.9}",  # of 16 tokens one may flip between two that are as likely
     ]
 
 
@@ -278,7 +279,7 @@ def test_a_folder_that_lacks_a_weight_or_is_not_named_is_refused(
     tensors = load_file(weights)
     lost = [each for each in tensors if "layers.0.self_attn.k_proj" in each or each.endswith("to_k.weight")]
     save_file({each: tensor for each, tensor in tensors.items() if each not in lost}, weights)
-    with pytest.raises(ModelError, match="does not fit .*: missing "):
+    with pytest.raises(ModelError, match=r"does not fit .*: missing "):
         factory(files)
     with pytest.raises(ModelError, match=r"config\.json"):
         factory([])

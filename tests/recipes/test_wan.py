@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from diffusers import WanTransformer3DModel
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -81,6 +82,27 @@ def test_the_transformer_in_every_format(tmp_path: Path) -> None:
     check(report, {"fp16": 0, "fp8": 24, "int8_sq": 20, "int4": 20})  # 2 blocks of 10 linears, and 2 attentions in FP8
 
 
+def test_the_transformer_that_sees_a_picture(tmp_path: Path) -> None:
+    shown = ["shapes.inputs.encoder_hidden_states_image={dtype: float32, dims: [batch, 257, 24]}"]
+    sets = ["model.factory.arguments={size: small-clip, weights: random}", *DIT, *shown]
+    sets.append("data.arguments={latent: [16, 2, 4, 6], text: [12, 64], picture: [257, 24]}")
+    check(built("dit", sets, tmp_path, ["int8_sq"]), {"fp16": 0, "int8_sq": 24})  # keys and values of the picture too
+
+
+def test_a_picture_counts_as_in_diffusers_own_attention(tmp_path: Path) -> None:
+    own = module("dit", "wan_dit")
+    ours = own.transformer(size="small-clip", weights="random")
+    theirs = WanTransformer3DModel(**own.SIZES["small-clip"]).eval()
+    theirs.load_state_dict(ours.state_dict())
+    names = {each: original("dit", {each: tensor}).popitem()[0] for each, tensor in ours.state_dict().items()}
+    assert {own.diffusers_name(spelled): each for each, spelled in names.items()} == {each: each for each in names}
+    latents, text, shown = torch.randn(1, 16, 2, 4, 6), torch.randn(1, 512, 64), torch.randn(1, 257, 24)
+    with torch.inference_mode():
+        found = ours(latents, torch.tensor([500.0]), text, shown)
+        expected = theirs(latents, torch.tensor([500.0]), text, shown, return_dict=False)[0]
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_the_text_encoder_in_every_format(tmp_path: Path, prompts: list[str]) -> None:
     report = built("umt5", [RANDOM, *UMT5, *prompts], tmp_path)
     asked = {variant.name: variant.coverage.asked for variant in report.variants}
@@ -114,6 +136,12 @@ ORIGINAL = {
         (r"^condition_embedder\.time_embedder\.linear_(\d)", lambda m: f"time_embedding.{2 * int(m[1]) - 2}"),
         (r"^condition_embedder\.text_embedder\.linear_(\d)", lambda m: f"text_embedding.{2 * int(m[1]) - 2}"),
         (r"^condition_embedder\.time_proj", "time_projection.1"),
+        (r"^condition_embedder\.image_embedder\.norm1", "img_emb.proj.0"),
+        (r"^condition_embedder\.image_embedder\.ff\.net\.0\.proj", "img_emb.proj.1"),
+        (r"^condition_embedder\.image_embedder\.ff\.net\.2", "img_emb.proj.3"),
+        (r"^condition_embedder\.image_embedder\.norm2", "img_emb.proj.4"),
+        (r"add_(k|v)_proj", r"\1_img"),
+        (r"norm_added_k", "norm_k_img"),
         (r"^scale_shift_table", "head.modulation"),
         (r"^proj_out", "head.head"),
         (r"scale_shift_table", "modulation"),

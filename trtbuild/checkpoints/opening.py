@@ -13,7 +13,7 @@ def open_checkpoint(place: str | Path | Sequence[str], *, inside: str = "") -> C
     """The tensors of a checkpoint: a file, the files of its shards, or a folder with one or with an index of shards.
 
     `inside` names the entry of a PyTorch file that holds them, such as `generator` or `model.ema`. A weight that is
-    quantized comes as the floats that its codes say, and its codes are in the checkpoint's `quantized`. Raises ModelError
+    quantized comes as the floats that its codes say; the codes are in the checkpoint's `quantized`. Raises ModelError
     where a file is missing, damaged, a Git-LFS pointer, holds more than tensors, or lies outside its folder, and where
     the checkpoint is quantized in a way that is not read here.
     """

@@ -65,13 +65,15 @@ class Checkpoint(Mapping[str, torch.Tensor]):
     ) -> Checkpoint:
         """Without some tensors, and with others that are made from them, some of them out of `quantized` codes."""
         readers, codes = (
-            {name: each for name, each in found.items() if name not in gone} for found in (self._readers, self.quantized)
+            {name: each for name, each in found.items() if name not in gone}
+            for found in (self._readers, self.quantized)
         )
         return Checkpoint(self.place, readers | dict(made), codes | dict(quantized or {}))
 
 
 def read_checkpoint(place: str | Path | Sequence[str], *, inside: str = "") -> Checkpoint:
-    """The tensors of a checkpoint as they are stored: a file, the files of its shards, or a folder with one or with an index of shards.
+    """The tensors of a checkpoint as they are stored: of a file, of the files of its shards, or of a folder with one or
+    with an index of shards.
 
     `inside` names the entry of a PyTorch file that holds them, such as `generator` or `model.ema`. Raises ModelError
     where a file is missing, damaged, a Git-LFS pointer, holds more than tensors, or lies outside its folder.

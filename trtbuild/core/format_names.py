@@ -147,7 +147,9 @@ def _family(text: str) -> Family | None:
 
 
 def _near(name: str) -> str:
-    known = {one.name.lower(): one.name for one in meanings()}
-    if close := difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.6):
+    prefix, _, rest = name.partition(":")
+    family = _family(prefix)
+    known = {one.name.lower(): one.name for one in meanings(family)}
+    if close := difflib.get_close_matches((rest if family else name).lower(), known, n=3, cutoff=0.6):
         return f"did you mean {', '.join(known[word] for word in close)}?"
     return f"formats: {', '.join(FORMATS)}; every alias: trtbuild formats"

@@ -12,10 +12,10 @@ from trtbuild.datasets.selection import apportioned
 
 
 class Domain(NamedTuple):
-    """The files of one pattern, and how many samples they give."""
+    """The files of one pattern, and how many samples they are to give."""
 
     files: dict[str, Path]
-    count: int
+    samples: int
     said: str
     """` in code*`, for messages; empty where there is one domain only."""
 

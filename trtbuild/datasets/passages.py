@@ -41,10 +41,11 @@ def of_files(
 
     `files` are .txt files, cut from their begin, .jsonl files, whose texts stand one behind the other (the text `field`
     of each line, or with `chat` its `messages`), and the tokenizer's own file, named `tokenizer`; a decoder's recipe
-    adds that of the model. Which split a passage belongs to is decided by its content. With `weights`, file name patterns
-    and numbers such as `{"general*": 0.5, "code*": 0.5}`, each pattern's files give their share of `count`, exact to a
-    passage, and batches mix them. Raises DataError where a file cannot be read or a split has too few passages,
-    BackendMissing without `tokenizers`.
+    adds that of the model. Which split a passage belongs to is decided by its content.
+
+    With `weights`, file name patterns and numbers such as `{"general*": 0.5, "code*": 0.5}`, each pattern's files give
+    their share of `count`, exact to a passage, and batches mix them. Raises DataError where a file cannot be read or a
+    split has too few passages, BackendMissing without `tokenizers`.
     """
     encoder, texts = _tokenizer(files, tokenizer), [file for file in map(Path, files) if file.name != tokenizer]
     chosen: list[tuple[bytes, Passage]] = []
@@ -56,7 +57,7 @@ def of_files(
             for place, ids in _cut(encoder, name, _read(name, file, field, chat), length)
         )
         what = f"passages of {length} tokens{domain.said}"
-        chosen += take(found, split, domain.count, held_out=held_out, what=what, seen=seen)
+        chosen += take(found, split, domain.samples, held_out=held_out, what=what, seen=seen)
     if weights:
         chosen.sort()  # by the digest of the passage: domains are mixed, and always in the same way
     yield from _batches((passage for _, passage in chosen), batch)

@@ -17,15 +17,16 @@ KINDS = (".txt", ".jsonl")
 CONTENT = "{content}"
 """What stands for the text of a message."""
 
-_CHATML = {role: f"<|im_start|>{role}\n{CONTENT}<|im_end|>\n" for role in ("system", "user", "assistant")}
-_LLAMA3 = {
-    role: f"<|start_header_id|>{role}<|end_header_id|>\n\n{CONTENT}<|eot_id|>" for role in ("system", "user", "assistant")
-}
+_ROLES = ("system", "user", "assistant")
+_CHATML = {role: f"<|im_start|>{role}\n{CONTENT}<|im_end|>\n" for role in _ROLES}
+_LLAMA3 = {role: f"<|start_header_id|>{role}<|end_header_id|>\n\n{CONTENT}<|eot_id|>" for role in _ROLES}
 CHATS: dict[str, dict[str, str]] = {"chatml": _CHATML, "llama3": _LLAMA3}
 """How well-known families write a message, by role: Qwen and many others; Llama 3."""
 
 
-def records(name: str, file: Path, field: str, chat: str | Mapping[str, str] | None = None) -> Iterator[tuple[int, str]]:
+def records(
+    name: str, file: Path, field: str, chat: str | Mapping[str, str] | None = None
+) -> Iterator[tuple[int, str]]:
     """Number from 1 and text of each line: a line of .txt, the text `field` of a line of .jsonl, or with `chat` its
     `messages`, each by its role. Lines that are empty come as empty texts.
 
@@ -54,7 +55,7 @@ def roles_of(chat: str | Mapping[str, str]) -> Mapping[str, str]:
             )
         return CHATS[chat]
     for role, text in chat.items():
-        if not isinstance(text, str) or text.count(CONTENT) != 1:
+        if str(text).count(CONTENT) != 1:
             raise DataError(f"chat: {role} must have {CONTENT} once, it is {text!r}", hint="set data.arguments.chat")
     return chat
 

@@ -58,9 +58,10 @@ def lines(
     """Yield `count` tokenized texts of a split, in batches of `batch` rows: each input [rows, tokens] of `dtype`.
 
     `files` are .txt files, where every line that is not empty is a sample, .jsonl files, where the text `field` of
-    every line is one, or with `chat` its `messages` (`trtbuild.datasets.records`), and the tokenizer's own file, named `tokenizer`. Texts are cut at `max_length` tokens, special
-    tokens included, and padded to the longest of their batch or to `max_length`. `inputs` names what to yield of
-    input_ids, attention_mask and token_type_ids; as a mapping, the model's name of each: `{ids: input_ids}`.
+    every line is one, or with `chat` its `messages` (`trtbuild.datasets.records`), and the tokenizer's own file, named
+    `tokenizer`. Texts are cut at `max_length` tokens, special tokens included, and padded to the longest of their batch
+    or to `max_length`. `inputs` names what to yield of input_ids, attention_mask and token_type_ids; as a mapping, the
+    model's name of each: `{ids: input_ids}`.
 
     With `weights`, file name patterns and numbers such as `{"general*": 0.5, "code*": 0.5}`, each pattern's files
     give their share of `count`, exact to a row. Texts that give the same ids are one sample.
@@ -80,7 +81,7 @@ def lines(
     for domain in domains(texts, count, weights):
         found = _tokenized(encoder, _ordered(domain.files, field, chat), special_tokens)
         what = f"lines of text{domain.said}"
-        chosen += take(found, split, domain.count, held_out=held_out, what=what, seen=seen)
+        chosen += take(found, split, domain.samples, held_out=held_out, what=what, seen=seen)
     chosen.sort()  # by the digest of the text: domains are mixed in each batch, and always in the same way
     for group in batches([row for _, row in chosen], batch):
         length = max_length if padding == "max_length" else max(len(row.ids) for row in group)
@@ -90,9 +91,7 @@ def lines(
         }
 
 
-def _ordered(
-    files: dict[str, Path], field: str, chat: str | Mapping[str, str] | None
-) -> list[tuple[bytes, str, str]]:
+def _ordered(files: dict[str, Path], field: str, chat: str | Mapping[str, str] | None) -> list[tuple[bytes, str, str]]:
     """Digest, text and source of every different text, by digest."""
     found: dict[bytes, tuple[str, str]] = {}
     for name, file in files.items():

@@ -96,8 +96,8 @@ def publish_triton(
 def _models(
     engines: Sequence[Servable], options: TritonOptions, name: str, *, variant: str
 ) -> list[tuple[Any, Callable[[Path], object]]]:
-    """The models to publish, each as its configuration and what fills its version folder: the engine first, last the one
-    that clients ask."""
+    """The models to publish, each as its configuration and what fills its version folder: first the engine, last what
+    clients ask."""
     from trtbuild.decoding.tokenizer import stop_tokens_of
     from trtbuild.triton.config import model_config
     from trtbuild.triton.decoder import generation_config, write_generation

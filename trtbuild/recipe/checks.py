@@ -46,15 +46,7 @@ def _check_quantize(recipe: Recipe, variant: Variant, quantize: QuantizeOptions)
     at: KeyPath = ("variants", variant.spelled, "quantize")
     said = f"variant {variant.spelled}"
     if recipe.model.onnx is not None:
-        for form in quantize.formats:
-            if form in TORCH_ONLY:
-                message = f"{said}: format {form} needs the PyTorch model, and the model is ONNX: {TORCH_ONLY[form]}"
-                yield Finding(at, message, f"nearest for an ONNX model: {_nearest_for_onnx(form)}")
-        if quantize.rounding != "nearest":
-            message = f"{said}: rounding {quantize.rounding} needs the PyTorch model, and the model is ONNX"
-            yield Finding(at, message, "drop rounding")
-        if quantize.qat is not None:
-            yield Finding(at, f"{said}: qat trains the PyTorch model, and the model is ONNX", "drop qat")
+        yield from _check_without_pytorch(at, said, quantize)
     if quantize.rounding == "gptq" and (dynamic := [form for form in quantize.formats if FORMATS[form].dynamic]):
         yield Finding(at, f"{said}: rounding gptq is not for {dynamic[0]}, which rounds to nearest", "drop rounding")
     if quantize.rounding == "checkpoint":
@@ -80,6 +72,19 @@ def _check_quantize(recipe: Recipe, variant: Variant, quantize: QuantizeOptions)
     if quantize.qat is not None and unseen:
         message = f"{said}: qat trains layers, and sees nothing of {unseen[0]} in {getattr(quantize, unseen[0])}"
         yield Finding(at, message, f"set {unseen[0]} to high, or drop qat")
+
+
+def _check_without_pytorch(at: KeyPath, said: str, quantize: QuantizeOptions) -> Iterator[Finding]:
+    """What an ONNX model cannot have done to it."""
+    for form in quantize.formats:
+        if form in TORCH_ONLY:
+            message = f"{said}: format {form} needs the PyTorch model, and the model is ONNX: {TORCH_ONLY[form]}"
+            yield Finding(at, message, f"nearest for an ONNX model: {_nearest_for_onnx(form)}")
+    if quantize.rounding != "nearest":
+        message = f"{said}: rounding {quantize.rounding} needs the PyTorch model, and the model is ONNX"
+        yield Finding(at, message, "drop rounding")
+    if quantize.qat is not None:
+        yield Finding(at, f"{said}: qat trains the PyTorch model, and the model is ONNX", "drop qat")
 
 
 def _check_import(at: KeyPath, said: str, quantize: QuantizeOptions) -> Iterator[Finding]:

@@ -84,8 +84,8 @@ def _found(recipe: Path) -> Path:
         listed = f"there is: {', '.join(there)}" if there else "there is no .yaml file in it"
         raise RecipeError(f"{recipe} has no {RECIPE_FILE}", hint=listed)
     around = recipe.parent
-    if inside := [name for name in shipped_names() if Path(name).parent == recipe]:
-        raise RecipeError(f"there is no recipe {recipe}", hint=f"there is: {', '.join(inside)}")
+    if members := [name for name in shipped_names() if Path(name).parent == recipe]:
+        raise RecipeError(f"there is no recipe {recipe}", hint=f"there is: {', '.join(members)}")
     if not around.is_dir():
         ships = [] if recipe.is_absolute() else shipped_names()
         close = difflib.get_close_matches(recipe.as_posix(), ships)

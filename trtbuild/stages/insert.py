@@ -36,7 +36,7 @@ class Inserted(NamedTuple):
     coverage: Coverage
 
 
-@stage(version=4)
+@stage(version=5)
 def insert(
     model: OnnxModel,
     plan: QuantizationPlan,
@@ -49,7 +49,7 @@ def insert(
     return _inserted(model, plan, ranges, options, dialect, work, None)
 
 
-@stage(version=1)
+@stage(version=2)
 def insert_placed(
     model: OnnxModel,
     plan: QuantizationPlan,

@@ -47,7 +47,7 @@ class RepairOptions(Options):
     """Where the quantization goes, as for the variant's own insertion."""
 
 
-@stage(version=1)
+@stage(version=2)
 def repair(
     model: OnnxModel,
     plan: QuantizationPlan,

@@ -68,7 +68,7 @@ class Searched(NamedTuple):
     searched: SearchReport
 
 
-@stage(version=2)
+@stage(version=3)
 def search(
     model: OnnxModel,
     plans: list[QuantizationPlan],

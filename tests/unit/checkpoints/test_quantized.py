@@ -173,7 +173,7 @@ def broken(part: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
         ({"qweight": torch.zeros(4, 4, dtype=torch.int32)}, "has no block.linear.qzeros"),
         ({**packs.gptq(weight())[0], "g_idx": torch.full((64,), 9)}, "one of 2 groups"),
         ({**packs.compressed_int4(weight())[0], "weight_shape": torch.tensor([16, 40])}, "not 4 or 8 bits"),
-        ({"weight": torch.zeros(4, 4, dtype=torch.int16), "weight_scale": torch.ones(4)}, "INT8 and FP8"),
+        ({"weight": torch.zeros(4, 4, dtype=torch.int16), "weight_scale": torch.ones(4)}, "INT8 and E4M3"),
         ({"weight": torch.zeros(4, 4, dtype=torch.int8), "weight_scale": torch.ones(3)}, "do not fit"),
         ({"weight": torch.full((4, 4), torch.nan).to(torch.float8_e4m3fn), "weight_scale": torch.ones(1)}, "holds NaN"),
         (

@@ -1,4 +1,4 @@
-"""Which tensors of a checkpoint are a quantized weight's, told by their names and by the checkpoint's own configuration."""
+"""Which tensors of a checkpoint are a quantized weight's, told by their names and the checkpoint's configuration."""
 
 from __future__ import annotations
 

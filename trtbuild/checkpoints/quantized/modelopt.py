@@ -16,16 +16,11 @@ from trtbuild.core.errors import ModelError
 def read(name: str, weight: torch.Tensor, scale: torch.Tensor, pre_quant_scale: torch.Tensor | None) -> QuantizedWeight:
     """One weight. Raises ModelError where the shapes do not fit each other."""
     rows, inputs = weight.shape if weight.ndim == 2 else (0, 0)
-    if (
-        scale.ndim != 2
-        or len(scale) != 2 * rows
-        or not scale.shape[1]
-        or inputs % scale.shape[1]
-        or scale.dtype.itemsize == 1
-    ):
+    blocks = scale.shape[1] if scale.ndim == 2 and len(scale) == 2 * rows and scale.dtype.itemsize > 1 else 0
+    if not blocks or inputs % blocks:
         raise ModelError(
-            f"{name}.weight is {weight.dtype} {list(weight.shape)} and its scales {scale.dtype} {list(scale.shape)}, not "
-            "ModelOpt's INT4",
+            f"{name}.weight is {weight.dtype} {list(weight.shape)} and its scales {scale.dtype} {list(scale.shape)}, "
+            "not ModelOpt's INT4",
             hint="FP4 is not imported: take the model in 16 bits and quantize it here, format nvfp4",
         )
     nibbles = torch.stack([weight & 15, weight >> 4], 1).flatten(0, 1).to(torch.int8)

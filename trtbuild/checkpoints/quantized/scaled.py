@@ -31,7 +31,7 @@ def read(
     """One weight. Raises ModelError where it is of another type, holds NaN, or the shapes do not fit each other."""
     if weight.dtype not in TYPES or weight.ndim != 2:
         raise ModelError(
-            f"{name}.weight is {weight.dtype} {list(weight.shape)} beside a scale; INT8 and FP8 (E4M3) matrices are read",
+            f"{name}.weight is {weight.dtype} {list(weight.shape)} beside a scale; INT8 and E4M3 matrices are read",
             hint="take the model in 16 bits and quantize it here",
         )
     kind = TYPES[weight.dtype]

@@ -1,4 +1,4 @@
-"""A weight as a checkpoint quantized it: W[o, i] = code[o, i] * scale, where a tensor, a row, or a block shares a scale."""
+"""A weight as a checkpoint quantized it: W = code * scale, where a tensor, a row, or a block shares a scale."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 
 from trtbuild.core.errors import ModelError
 from trtbuild.core.formats import GREATEST, Granularity, NumberType
-
 
 TILE = 128
 """Outputs and inputs of a tile that shares a scale."""

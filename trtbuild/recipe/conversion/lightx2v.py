@@ -1,4 +1,4 @@
-"""A LightX2V configuration of a Wan pipeline as recipes: its transformer and its text encoder, as it runs them.
+"""A LightX2V configuration of a Wan pipeline as recipes: its transformer and its encoders, as it runs them.
 
 LightX2V reads a JSON file (configs/**/*.json) and, from its command line, which model the file is for:
 `python -m lightx2v.infer --model_cls wan2.1 --task t2v --model_path ... --config_json ...`.
@@ -27,6 +27,8 @@ ELSEWHERE = {
     "qwen3_quant_scheme": "Qwen3 as its text encoder",
 }
 """Keys of configurations for models that have no recipe, and what they are for."""
+PICTURE = [257, 1280]
+"""Tokens and width of wan/clip's answer."""
 SIZES = ((r"1[._]3b?", "1.3B"), (r"5b", "5B"))
 """How names of folders and files say the size; 14B is not said as a rule."""
 
@@ -44,12 +46,15 @@ def converted(config: Mapping[str, Any], told: Mapping[str, str], name: str) -> 
             )
     said = {**config, **told}
     model, task, head = _model(said, name)
-    if task == "i2v" and model not in ("wan2.2", *TWO_TRANSFORMERS):
-        raise RecipeError(
-            f"{name}: Wan 2.1's i2v transformer attends to the picture's embedding, which wan/dit does not",
-            hint="nearest: wan2.2_moe's i2v, or t2v; wan/umt5 and wan/clip can be built by themselves",
-        )
-    return [*_transformers(said, model, task, head), _text_encoder(said, head)]
+    found = [*_transformers(said, model, task, head), _text_encoder(said, head)]
+    if _sees_a_picture(model, task):
+        found.append(_picture_encoder(said, head))
+    return found
+
+
+def _sees_a_picture(model: str, task: str) -> bool:
+    """Whether the transformer takes CLIP's embedding of a picture: Wan 2.2's takes the picture's latents alone."""
+    return task == "i2v" and model not in ("wan2.2", *TWO_TRANSFORMERS)
 
 
 def _model(said: Mapping[str, Any], name: str) -> tuple[str, str, list[str]]:
@@ -86,6 +91,10 @@ def _transformers(said: Mapping[str, Any], model: str, task: str, head: list[str
         "hidden_states": {"dtype": "float32", "dims": ["batch", *latent]},
         "encoder_hidden_states": {"dtype": "float32", "dims": ["batch", *text]},
     }
+    arguments: dict[str, Any] = {"latent": latent, "text": text}
+    if _sees_a_picture(model, task):
+        inputs["encoder_hidden_states_image"] = {"dtype": "float32", "dims": ["batch", *PICTURE]}
+        arguments["picture"] = PICTURE
     folders = {"dit": ""}
     if model in TWO_TRANSFORMERS:
         folders = {"dit_high_noise": "high_noise_model/", "dit_low_noise": "low_noise_model/"}
@@ -96,7 +105,7 @@ def _transformers(said: Mapping[str, Any], model: str, task: str, head: list[str
         settings = {
             "model": {"factory": {"arguments": {"size": size}, "files": [own]}},
             "shapes": {"inputs": inputs},
-            "data": {"arguments": {"latent": latent, "text": text}},
+            "data": {"arguments": arguments},
         }
         remarks = [*head, *remarks, "Give it .npz of real runs: data.files (recipes/wan/README.md)."]
         yield _recipe(folder, "wan/dit", remarks, settings, variants)
@@ -118,6 +127,13 @@ def _text_encoder(said: Mapping[str, Any], head: list[str]) -> Converted:
     return _recipe("umt5", "wan/umt5", [*head, *remarks], settings, variants)
 
 
+def _picture_encoder(said: Mapping[str, Any], head: list[str]) -> Converted:
+    variants, remarks = _variants(said, "clip", said.get("clip_quantized_ckpt"))
+    own = f"{_root(said)}/models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
+    settings = {"model": {"factory": {"files": [own]}}, "data": {"files": ["pictures/*.jpg"]}}
+    return _recipe("clip", "wan/clip", [*head, *remarks], settings, variants)
+
+
 def _variants(said: Mapping[str, Any], part: str, checkpoint: str | None) -> tuple[list[Quantized], list[str]]:
     """The variant that a part's scheme becomes, none where it runs in 16 bits, and what to say of its checkpoint."""
     scheme = said.get(f"{part}_quant_scheme") if said.get(f"{part}_quantized") else None
@@ -133,12 +149,12 @@ def _size(said: Mapping[str, Any], model: str, task: str, name: str) -> str:
     """Which of wan/dit's sizes it is, by the model class or by what the paths say."""
     if model == "wan2.2":
         return "5B"
-    if model not in TWO_TRANSFORMERS:
+    if model not in TWO_TRANSFORMERS and task == "t2v":
         where = f"{said.get('model_path', '')} {said.get('dit_original_ckpt', '')} {name}".lower()
         for pattern, size in SIZES:
             if re.search(rf"(?<![0-9]){pattern}(?![0-9])", where):
                 return size
-    return "14B-i2v" if task == "i2v" else "14B"
+    return "14B" if task == "t2v" else "14B-i2v-clip" if _sees_a_picture(model, task) else "14B-i2v"
 
 
 def _lengths(said: Mapping[str, Any], size: str) -> tuple[list[int], list[int]]:
@@ -149,7 +165,7 @@ def _lengths(said: Mapping[str, Any], size: str) -> tuple[list[int], list[int]]:
             "an engine serves one resolution, and target_video_length, target_height and target_width do not say one",
             hint="write them into the configuration, for example 81, 480 and 832",
         )
-    channels, stride = {"5B": (48, 16), "14B-i2v": (36, 8)}.get(size, (16, 8))
+    channels, stride = {"5B": (48, 16), "14B-i2v": (36, 8), "14B-i2v-clip": (36, 8)}.get(size, (16, 8))
     if height % (2 * stride) or width % (2 * stride) or (frames - 1) % 4:
         raise RecipeError(
             f"{frames} frames of {height} x {width} are no latents: sides are multiples of {2 * stride}, frames 4n + 1",
