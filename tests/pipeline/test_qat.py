@@ -14,7 +14,7 @@ from trtbuild.pipeline.build import build
 
 pytest.importorskip("torch")
 
-from tests import diffusion  # noqa: E402 - it needs torch
+from tests import diffusion
 
 INT4 = {"format": "int4", "block_size": 16}
 QAT = {"steps": 40, "learning_rate": 3e-4}

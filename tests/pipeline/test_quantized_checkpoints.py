@@ -13,6 +13,7 @@ from onnx import numpy_helper
 
 from tests import checkpoints as packs
 from tests.pipeline.test_decoder_recipe import SIZES, write_tokenizer
+from trtbuild.checkpoints import open_checkpoint
 from trtbuild.core.artifacts import QuantizationPlan
 from trtbuild.core.errors import DataError, ModelError, RecipeError
 from trtbuild.core.quantization import Plan, values_of
@@ -117,6 +118,31 @@ def test_every_layout_gives_its_floats_and_its_codes(layout: str, tmp_path: Path
 
 def numbers_kind(form: str) -> Any:
     return "fp8" if form.startswith("fp8") else "int4" if form.startswith("int4") else "int8"
+
+
+def test_what_modelopt_itself_exports(tmp_path: Path) -> None:
+    """ModelOpt's own files, not ours: floats within its rounding of the weights that it was given."""
+    import modelopt.torch.quantization as mtq
+    from modelopt.torch.export import export_hf_checkpoint
+
+    ids = torch.arange(64).reshape(2, 32)
+    for config, algorithm, error in (("FP8_DEFAULT_CFG", "FP8", 0.03), ("INT4_AWQ_CFG", "W4A16_AWQ", 0.13)):
+        model = transformers.LlamaForCausalLM(
+            transformers.LlamaConfig(**{**SIZES, "hidden_size": 128}, architectures=["LlamaForCausalLM"])
+        )
+        before = {name: each.clone() for name, each in model.state_dict().items()}
+        quantized = mtq.quantize(model.half().eval(), getattr(mtq, config), lambda module: module(ids))
+        export_hf_checkpoint(quantized, export_dir=tmp_path / algorithm)
+        opened = open_checkpoint(tmp_path / algorithm)
+        assert len(opened.quantized) == LINEARS
+        for name in opened.quantized:
+            # AWQ's scales went into the norms where they could, and divide the weights behind them.
+            norm = {"q": "input", "k": "input", "v": "input", "gate": "post_attention", "up": "post_attention"}
+            layer, _, own = name.rpartition(".self_attn." if "self_attn" in name else ".mlp.")
+            read = norm.get(own.split("_")[0])
+            factor = 1.0 if read is None else opened[f"{layer}.{read}_layernorm.weight"].float()
+            found = opened[name] * factor
+            assert (found - before[name]).norm() < error * before[name].norm(), name
 
 
 RECIPE = """

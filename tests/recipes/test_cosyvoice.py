@@ -341,7 +341,7 @@ def test_the_language_model_steps_down_to_four_bits(folder: Path) -> None:
     variants = built(folder, "cosyvoice2/llm", [*sets, *small, truth, coarse])
     fault = variants.pop("int4_awq_kv_int8")
     assert fault.verdict == "failed", "random weights do not stand four bits"
-    assert fault.reasons[0].startswith("top1_agreement is 0.")
+    assert any(reason.startswith("top1_agreement is 0.") for reason in fault.reasons)
     assert {name: variant.verdict for name, variant in variants.items()} == dict.fromkeys(
         ("fp16", "kv_int8", "kv_fp8", "w8a16_kv_int8"), "passed"
     )

@@ -182,7 +182,7 @@ KINDS = {
     ),
     "whisper/encoder": Kind("whisper/encoder", {"fp16": 0, "int8_sq": 16, "fp8": 18, "w8a16": 16}, whisper_encoder),
     "whisper/decoder": Kind("whisper/decoder", {"fp16": 0, "int8_sq": 16, "w8a16": 16}, whisper_decoder),
-    "unet": Kind("unet", {"fp16": 0, "int8_sq": 0, "fp8": 0, "w8a16": 0}, unet),
+    "unet": Kind("unet", {"fp16": 0, "int8_sq": 41, "fp8": 47, "w8a16": 41}, unet),
 }
 
 

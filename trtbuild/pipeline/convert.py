@@ -26,12 +26,11 @@ def convert(project: Project, source: str, folder: Path | None) -> tuple[list[Pa
     arguments = _arguments(source)
     if project == "lightx2v":
         file = Path(arguments.get("config_json", [source])[0] if arguments else source)
-        config = _json(file)
+        told = {name: values[0] for name in lightx2v.TOLD if (values := arguments.get(name))}
+        config = {**told, **_json(file)}  # as LightX2V itself: the file has the last word
         folder = folder or Path("recipes") / file.stem.lower()
-        told = {name: values[0] for name, values in arguments.items() if values}
-        known = {**config, **told}
-        told |= {"model_path": _beside(known["model_path"], folder)} if known.get("model_path") else {}
-        found = lightx2v.converted(config, told, file.name)
+        config |= {"model_path": _beside(str(config["model_path"]), folder)} if config.get("model_path") else {}
+        found = lightx2v.converted(config, file.name)
     else:
         folder = folder or Path("recipes") / Path("".join(arguments.get("model_dir", ["lighttts"]))).name.lower()
         if directory := arguments.get("model_dir"):

@@ -73,12 +73,29 @@ def _is_mode(name: str) -> str:
     return name
 
 
-class CacheRecipe(CacheOptions, CalibrateCacheOptions):
+CacheName = Annotated[
+    str, AfterValidator(_is_mode), WithJsonSchema({"type": "string", "enum": list(cache_spellings())})
+]
+
+
+class CacheSettings(CacheOptions, CalibrateCacheOptions):
+    """How keys and values are kept, for the graph's rewriting and for calibration."""
+
+    @property
+    def cache(self) -> CacheOptions:
+        """The part that the graph's rewriting reads."""
+        return CacheOptions(mode=self.mode, exclude=self.exclude)
+
+    @property
+    def calibrate(self) -> CalibrateCacheOptions:
+        """The part that calibration reads."""
+        return CalibrateCacheOptions(percentile=self.percentile)
+
+
+class CacheRecipe(CacheSettings):
     """How keys and values are kept: a mode, or a mapping with more."""
 
-    mode: Annotated[  # type: ignore[assignment]  # wider than the graph's: another project's name for one
-        str, AfterValidator(_is_mode), WithJsonSchema({"type": "string", "enum": list(cache_spellings())})
-    ] = "float"
+    mode: CacheName = "float"  # type: ignore[assignment]  # wider than the graph's: another project's name for one
     """How keys and values are kept, by our name or another project's (`trtbuild formats` lists them). float: as
     computed. int8: one FP16 scale per token and head, found as tokens come. int8_static and fp8 (E4M3): one scale per
     head, found by calibration."""
@@ -96,16 +113,6 @@ class CacheRecipe(CacheOptions, CalibrateCacheOptions):
             "description": mapping.get("description", ""),
             "anyOf": [text, {**mapping, "description": "With more than the mode."}],
         }
-
-    @property
-    def cache(self) -> CacheOptions:
-        """The part that the graph's rewriting reads."""
-        return CacheOptions.model_validate({"mode": self.mode, "exclude": self.exclude})
-
-    @property
-    def calibrate(self) -> CalibrateCacheOptions:
-        """The part that calibration reads."""
-        return CalibrateCacheOptions(percentile=self.percentile)
 
 
 def shapes_told(decoder: Any) -> Shapes:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from trtbuild.core.errors import Problem, RecipeError
 from trtbuild.core.format_names import Meaning, meaning_of, meaning_of_cache
 from trtbuild.core.values import Value, canonical_json
-from trtbuild.recipe.decoder_schema import CacheRecipe
+from trtbuild.recipe.decoder_schema import CacheSettings
 from trtbuild.recipe.merge import merged
 from trtbuild.recipe.problems import Finding
 from trtbuild.recipe.schema import AUTO, EngineOptions, QuantizeOptions, Recipe
@@ -38,7 +38,7 @@ class Variant(Value):
     """Nodes that stay in FP32 where that precision has 16 bits."""
     quantize: QuantizeOptions | None = None
     """How it is quantized; None where it is not."""
-    kv_cache: CacheRecipe = CacheRecipe()
+    kv_cache: CacheSettings = CacheSettings()
     """How a decoder keeps keys and values."""
     approximates: str = ""
     """Where the recipe names a mode that can only be approximated: its name, and what differs."""

@@ -19,6 +19,11 @@ def weights():
 def a_class():
     return torch.nn.Linear
 
+def loaded(files, width=2):
+    module = torch.nn.Linear(width, 2)
+    module.files = files
+    return module
+
 def broken():
     raise ValueError("no such size")
 """
@@ -40,6 +45,14 @@ def test_the_module_comes_in_inference_mode(folder: Path) -> None:
     assert isinstance(module, torch.nn.Linear)
     assert module.in_features == 3
     assert not module.training
+
+
+def test_a_function_with_a_parameter_files_receives_those_that_the_recipe_lists(folder: Path) -> None:
+    listed = [folder / "a.pt", folder / "b.pt"]
+    named = source(folder, "loaded").model_copy(update={"listed": listed})
+    assert Factory().load(named).files == listed
+    given = named.model_copy(update={"arguments": {"files": []}})
+    assert Factory().load(given).files == [], "the recipe's own argument wins"
 
 
 @pytest.mark.parametrize(("function", "found"), [("weights", "OrderedDict"), ("a_class", "the class Linear")])

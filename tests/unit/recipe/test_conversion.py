@@ -191,6 +191,17 @@ def test_a_cache_that_is_not_quantized_is_not_held_to_be(tmp_path: Path) -> None
     assert "kv_bytes_ratio" not in recipe.gates.accuracy
 
 
+def test_cosyvoice3_is_known_by_its_folder_and_its_flow_stays_in_fp32(tmp_path: Path) -> None:
+    command = "python -m light_tts.server.api_server --model_dir models/Fun-CosyVoice3-0.5B-2512 --mode triton_int8kv"
+    files, _ = convert("lighttts", command, tmp_path / "out")
+    language_model, flow = (load(file).recipe for file in files)
+    assert (language_model.recipe, flow.recipe) == ("cosyvoice3-llm", "cosyvoice3-flow")
+    assert list(variants(flow)) == ["fp32"]
+    assert flow.model.factory is not None
+    place = (files[1].parent / flow.model.factory.files[0]).resolve()
+    assert place == (Path.cwd() / "models/Fun-CosyVoice3-0.5B-2512/flow.pt").resolve()
+
+
 @pytest.mark.parametrize(
     ("arguments", "said", "hint"),
     [

@@ -37,6 +37,20 @@ def test_a_mode_alone_and_a_mapping_go_over_the_recipe_s(tmp_path: Path) -> None
     }
 
 
+def test_another_project_s_name_of_a_mode_becomes_ours_and_says_what_it_loses(tmp_path: Path) -> None:
+    exact = expanded(tmp_path, "variants.kv.kv_cache=triton_int8kv")["kv"]
+    assert (exact.kv_cache.mode, exact.approximates) == ("int8", "")
+    static = expanded(tmp_path, "variants.all.kv_cache.mode='kv:int8'")["all"]
+    assert (static.kv_cache.mode, static.kv_cache.percentile) == ("int8_static", 99.9)
+    assert static.approximates.startswith("kv:int8 (TensorRT-LLM): one calibrated scale a head")
+    both = expanded(tmp_path, "variants.kv={quantize: {format: fp8-sgl}, kv_cache: 'kv:fp8'}")["kv"]
+    assert [part.split(" (")[0] for part in both.approximates.split("; ") if " (" in part] == ["fp8-sgl", "kv:fp8"]
+    assert not both.is_plain
+    with pytest.raises(RecipeError, match=r"kv:nvfp4 .* is not possible") as caught:
+        expanded(tmp_path, "variants.kv.kv_cache='kv:nvfp4'")
+    assert "the nearest is fp8" in str(caught.value)
+
+
 def test_modes_multiply_with_formats(tmp_path: Path) -> None:
     more = ["variants={fp16: {kv_cache: float}, w: {quantize: {}}}", "quantize.format=w8a16"]
     found = expanded(tmp_path, *more, "matrix={kv_cache: [float, int8, {mode: fp8}]}")

@@ -16,6 +16,8 @@ from trtbuild.recipe.conversion.written import Converted, Quantized, quantized, 
 COMMAND = "python -m lightx2v.infer --model_cls wan2.1 --task t2v --model_path MODEL --config_json CONFIG.json"
 TWO_TRANSFORMERS = ("wan2.2_moe", "wan2.2_moe_distill")
 """Wan 2.2 with 14B: the first transformer takes the noisy steps, the second the others."""
+TOLD = ("model_cls", "task", "model_path")
+"""What only the command line says, as a rule."""
 MODELS = ("wan2.1", "wan2.1_distill", "wan2.1_mean_flow_distill", "wan2.2", *TWO_TRANSFORMERS)
 ELSEWHERE = {
     "ar_config": "an autoregressive transformer with a KV cache between chunks of frames",
@@ -33,18 +35,17 @@ SIZES = ((r"1[._]3b?", "1.3B"), (r"5b", "5B"))
 """How names of folders and files say the size; 14B is not said as a rule."""
 
 
-def converted(config: Mapping[str, Any], told: Mapping[str, str], name: str) -> list[Converted]:
-    """The recipes for a configuration; `told` are the command line's arguments, `name` is the file's.
+def converted(said: Mapping[str, Any], name: str) -> list[Converted]:
+    """The recipes for a configuration, with what the command line said of the model in it; `name` is the file's.
 
     Raises RecipeError where it is for another model, or a scheme is impossible, saying why and what is nearest.
     """
     for key, what in ELSEWHERE.items():
-        if config.get(key):
+        if said.get(key):
             raise RecipeError(
                 f"{name}: {key} says that it is for {what}, which has no recipe",
                 hint="wan/dit, wan/umt5 and wan/clip are for Wan 2.1 and 2.2",
             )
-    said = {**config, **told}
     model, task, head = _model(said, name)
     found = [*_transformers(said, model, task, head), _text_encoder(said, head)]
     if _sees_a_picture(model, task):
@@ -160,7 +161,7 @@ def _size(said: Mapping[str, Any], model: str, task: str, name: str) -> str:
 def _lengths(said: Mapping[str, Any], size: str) -> tuple[list[int], list[int]]:
     """The latents' [channels, frames, height, width] and the text's [tokens, width], as its VAE and umT5 make them."""
     frames, height, width = (said.get(f"target_{key}") for key in ("video_length", "height", "width"))
-    if not all(isinstance(each, int) for each in (frames, height, width)):
+    if not (isinstance(frames, int) and isinstance(height, int) and isinstance(width, int)):
         raise RecipeError(
             "an engine serves one resolution, and target_video_length, target_height and target_width do not say one",
             hint="write them into the configuration, for example 81, 480 and 832",
