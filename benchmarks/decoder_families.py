@@ -21,7 +21,8 @@ import numpy as np
 import onnx_ir as ir
 import transformers
 
-sys.path[0] = str(Path(__file__).parents[1])  # not this folder, whose subfolders have the names of packages
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.remove(str(Path(__file__).parent))  # its subfolders have the names of packages
 
 from tests.decoders import FAMILIES, build, export, logits_of, teacher_forced, token_ids
 from trtbuild.backends.decoder.ranges import observe_ranges

@@ -170,8 +170,8 @@ class Measurement(Result):
     @property
     def size_ratio(self) -> float:
         """The engine's bytes over the reference's, each with its cache where it is a decoder."""
-        mine, theirs = (0, 0) if self.decoder is None else (self.decoder.cache_bytes, self.decoder.reference_cache_bytes)
-        return (self.engine_bytes + mine) / (self.reference_bytes + theirs)
+        caches = (0, 0) if self.decoder is None else (self.decoder.cache_bytes, self.decoder.reference_cache_bytes)
+        return (self.engine_bytes + caches[0]) / (self.reference_bytes + caches[1])
 
     @property
     def speedup(self) -> float:

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import onnx
 import onnx_ir as ir
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
+from google.protobuf.message import DecodeError
 
 from trtbuild.core import git_lfs
 from trtbuild.core.errors import ModelError

@@ -18,6 +18,7 @@ _DOES = {
     "decoder": "load and watch Hugging Face decoders",
     "pytorch": "export PyTorch to ONNX",
     "modelopt": "calibrate quantization",
+    "checkpoint-codes": "take quantized weights from checkpoints",
     "modelopt-training": "train quantized weights",
     "modelopt-onnx": "calibrate quantization of ONNX models",
     "prober": "score the sensitivity of modules",

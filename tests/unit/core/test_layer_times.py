@@ -65,7 +65,8 @@ def test_a_slower_engine_is_told_by_block_then_by_module() -> None:
 def test_one_region_over_all_says_that_nothing_inside_is_told() -> None:
     modules = " ".join(f"layer.{n}.{part}" for n in range(4) for part in ("query", "fc"))
     assert slower(layers((modules, 6.8)), layers((modules, 4.4))) == [
-        "layer.0 to layer.3: 6.800 ms against 4.400 ms; the engine runs it as one fused region and tells no times inside"
+        "layer.0 to layer.3: 6.800 ms against 4.400 ms; "
+        "the engine runs it as one fused region and tells no times inside"
     ]
 
 

@@ -1,4 +1,4 @@
-"""The typed stubs that mypy reads for TensorRT: written from the real bindings, and strict enough to refuse mistakes."""
+"""The typed stubs that mypy reads for TensorRT: written from the real bindings, and strict enough to refuse errors."""
 
 from __future__ import annotations
 
