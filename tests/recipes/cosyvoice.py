@@ -91,7 +91,7 @@ def llm_state(module: ModuleType) -> dict[str, torch.Tensor]:
         tie_word_embeddings=True,
     )
     state: dict[str, torch.Tensor] = randomized(module.Original(config, 6564, marks=True, head_bias=True)).state_dict()
-    return {**state, "llm_decoder.weight": 10 * state["llm_decoder.weight"]}
+    return {**state, "llm_decoder.weight": 3 * state["llm_decoder.weight"]}
 
 
 def record_speech(folder: Path, *, rows: int = 48) -> Path:
