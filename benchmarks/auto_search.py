@@ -70,7 +70,7 @@ def main() -> None:
                 "seconds": round(theirs.elapsed_s, 1),
                 "at equal bits": at_equal_bits,
             } | ({"where the floor holds": passing} if method == "gradient" else {})
-    (ROOT / "benchmarks" / "auto_search.json").write_text(json.dumps(found, indent=1) + "\n")
+            (ROOT / "benchmarks" / "auto_search.json").write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps(found, indent=1))
 
 

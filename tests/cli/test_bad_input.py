@@ -154,7 +154,7 @@ ARGUMENTS: dict[str, tuple[list[str], int, list[str]]] = {
     "everything excluded": (
         ["--set", 'variants.q={quantize: {format: w8a16, exclude: ["*"]}}'],
         3,
-        ["nothing is left to quantize", "fc0: excluded by pattern '*'", "exclude less"],
+        ["nothing is left to quantize", "fc0 and 2 more: excluded by pattern '*'", "exclude less"],
     ),
     "an exclusion that matches nothing": (
         ["--set", 'variants.q={quantize: {format: w8a16, exclude: ["fc9"]}}'],
