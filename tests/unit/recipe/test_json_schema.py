@@ -95,3 +95,10 @@ print(time.process_time() - began, *({heavy!r} & set(sys.modules)))
     spent = [run.stdout.split() for run in runs]
     assert spent[0][1:] == []
     assert min(float(run[0]) for run in spent) < 0.5 * slowness()
+
+
+def test_the_reference_page_is_current_and_knows_every_key() -> None:
+    page = (RECIPES.parent / "docs" / "recipe.md").read_text()
+    assert page == reference(), "run `make docs`"
+    for key in ("`recipe`", "`calibration`", "`alpha`", "`opset`", "`class`", "`margin`"):
+        assert f"| {key} |" in page
