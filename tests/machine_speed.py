@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 USUAL_S = 0.04
-"""Processor time that an interpreter needs to import what every command imports, where the bars were set; half of it, as
-tests run beside each other."""
+"""Processor time that an interpreter needs to import what every command imports: half of what it took where the bars
+were set, since tests run beside each other."""
 
 
 def slowness() -> float:
